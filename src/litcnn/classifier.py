@@ -1,0 +1,263 @@
+"""ImageClassifier: network, loss, optimizer, schedule and metrics in one LightningModule."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Normalize(nn.Module):
+    """Pixels to network input: uint8 0..255 (or float 0..1) images (N, C, H, W) to (pixels - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set([0.0], [1.0])
+
+    def set(self, mean: list[float], std: list[float]) -> None:
+        """One number a channel, in units of 0..1. A channel without any variation is only shifted."""
+        device = self.mean.device if hasattr(self, "mean") else None
+        shape = (-1, 1, 1)
+        self.register_buffer("mean", torch.tensor(mean, device=device).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor([s or 1.0 for s in std], device=device).view(shape), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scale = 255.0 if images.dtype == torch.uint8 else 1.0
+        return images.float().sub(self.mean * scale).div_(self.std * scale)
+
+
+class ImageClassifier(LightningModule):
+    """Trains a network to tell classes of images apart, and measures how well it does.
+
+    It takes images as they come from the data, uint8 (N, C, H, W), normalises them and returns logits
+    (N, classes): whoever has a checkpoint needs to know nothing about preprocessing beyond the image size.
+
+    Args:
+        network: any module that maps float images (N, C, H, W) to logits (N, classes).
+        optimizer: called with the parameters; by default the article's Adam.
+        lr_scheduler: called with the optimizer; by default the article's ReduceLROnPlateau, which watches `val/loss`.
+            Of a schedule with `total_steps` (OneCycleLR) or `T_max` (CosineAnnealingLR) leave that out, or give 0:
+            it becomes the number of steps (and the schedule moves every step) or of epochs (every epoch) of the fit.
+        label_smoothing: part of the target spread over all classes, 0 to 1.
+        channels_last: lay images and filters out as (N, H, W, C) in memory, which convolutions are faster with.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, weight_decay=1e-4),
+        lr_scheduler: LRSchedulerCallable | None = lambda optimizer: ReduceLROnPlateau(
+            optimizer, mode="min", factor=0.5, patience=5
+        ),
+        label_smoothing: float = 0.0,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"model.label_smoothing is {label_smoothing}: a fraction of 0 to 1 is needed")
+        self.normalize = Normalize()
+        self.network = network
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.label_smoothing = label_smoothing
+        self.channels_last = channels_last
+        self.class_names: list[str] = []
+        self.image_shape: tuple[int, ...] = ()
+        self.metrics = nn.ModuleDict()
+        self._statistics_given = False
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1."""
+        images = self.normalize(images)
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(images)
+        return logits
+
+    # What is known of the data, and travels with the weights
+
+    def setup(self, stage: str) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ValueError("ImageClassifier needs a datamodule that knows its classes: pass an ImageData")
+        self.class_names = data.class_names
+        self.image_shape = data.source.image_shape
+        self._statistics_given = data.mean is not None
+        if stage == "fit" or self._statistics_given:
+            self.normalize.set(*data.statistics())
+        if self.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        classes = len(self.class_names)
+        for split in ("train", "val", "test"):
+            self.metrics[f"{split}/loss"] = MeanMetric()
+            self.metrics[f"{split}/acc"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
+        self.metrics["test/class_acc"] = MulticlassAccuracy(classes, average="none", validate_args=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["data"] = {
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "mean": self.normalize.mean.flatten().tolist(),
+            "std": self.normalize.std.flatten().tolist(),
+        }
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = checkpoint["data"]
+        if self.class_names and data["class_names"] != self.class_names:
+            raise ValueError(
+                f"the checkpoint knows the classes {_shortened(data['class_names'])}, but the data has "
+                f"{_shortened(self.class_names)}: use data with the same classes, in the same order"
+            )
+        _check_same_network(self.state_dict(), checkpoint["state_dict"])
+        if not self._statistics_given:
+            self.normalize.set(data["mean"], data["std"])
+        self._plateau_state = checkpoint.get("plateau")
+
+    # Optimizer and schedule
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        if self.lr_scheduler is None:
+            return optimizer
+        schedule, interval = make_schedule(
+            self.lr_scheduler,
+            optimizer,
+            steps=lambda: int(self.trainer.estimated_stepping_batches),
+            epochs=lambda: self.trainer.max_epochs or 1,
+        )
+        if isinstance(schedule, ReduceLROnPlateau):
+            # Stepped here, not by Lightning, which forgets to step it in the epoch that a resumed run starts in.
+            self._plateau = schedule
+            if self._plateau_state is not None:
+                schedule.load_state_dict(self._plateau_state)
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+    # Steps. Metrics are summed on the device: nothing is read, logged or synchronised between two log steps.
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        loss, logits = self._step(batch, "train", self.label_smoothing)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            accuracy = (logits.argmax(1) == batch[1]).float().mean()
+            self.log_dict({"train/loss_step": loss.detach(), "train/acc_step": accuracy}, prog_bar=True)
+            self.log("lr_step", self._learning_rate())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        _, logits = self._step(batch, "test")
+        self._metric("test/class_acc").update(logits, batch[1])
+
+    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Probabilities (N, classes), float32."""
+        probabilities: Tensor = self(batch[0]).float().softmax(1)
+        return probabilities
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train")
+        self.log("lr", self._learning_rate())
+
+    def on_validation_epoch_end(self) -> None:
+        loss = self._log_epoch("val")
+        if self._plateau is not None and self.trainer.training:
+            self._plateau.step(loss)
+
+    def on_test_epoch_end(self) -> None:
+        per_class = self._metric("test/class_acc")
+        names = [f"test/acc/{name}" for name in self.class_names]
+        self.log_dict(dict(zip(names, per_class.compute(), strict=True)))
+        per_class.reset()
+        self._log_epoch("test")
+
+    def _step(self, batch: Batch, split: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = self(images)
+        if logits.shape[1:] != (len(self.class_names),):
+            raise ValueError(
+                f"the network gives logits of shape {list(logits.shape)} for {len(labels)} images, but the data has "
+                f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
+                "(or dict_kwargs, for a function that takes any argument)"
+            )
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        self._metric(f"{split}/loss").update(loss.detach(), weight=len(labels))
+        self._metric(f"{split}/acc").update(logits.detach(), labels)
+        return loss, logits.detach()
+
+    def _log_epoch(self, split: str) -> Tensor:
+        """Logs the epoch's loss and accuracy of a split, and returns the loss."""
+        values: dict[str, Tensor] = {}
+        for name in (f"{split}/loss", f"{split}/acc"):
+            metric = self._metric(name)
+            values[name] = metric.compute()
+            metric.reset()
+        self.log_dict(values, prog_bar=split != "train")
+        return values[f"{split}/loss"]
+
+    def _metric(self, name: str) -> Metric:
+        metric = self.metrics[name]
+        assert isinstance(metric, Metric)
+        return metric
+
+    def _learning_rate(self) -> float:
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def make_schedule(
+    factory: LRSchedulerCallable, optimizer: torch.optim.Optimizer, steps: Callable[[], int], epochs: Callable[[], int]
+) -> tuple[LRScheduler | ReduceLROnPlateau, Literal["step", "epoch"]]:
+    """Makes the schedule, with the length it was not given, and says how often it wants to be stepped.
+
+    Args:
+        factory: called with the optimizer; as the command line makes it, or a class or `functools.partial` of one.
+        steps, epochs: of the whole fit; asked only where they are needed.
+    """
+    given = dict(factory.keywords) if isinstance(factory, functools.partial) else {}
+    accepted = {*given, *inspect.signature(factory).parameters}
+    interval: Literal["step", "epoch"] = "step" if "total_steps" in accepted else "epoch"
+    missing = {}
+    if "total_steps" in accepted and not given.get("total_steps"):
+        missing["total_steps"] = steps()
+    if "T_max" in accepted and not given.get("T_max"):
+        missing["T_max"] = epochs()
+    return factory(optimizer, **missing), interval
+
+
+def _check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Raises ValueError where weights of one are missing in the other or have another shape."""
+    differences = [f"{name} is missing in the checkpoint" for name in ours if name not in theirs]
+    differences += [f"{name} is only in the checkpoint" for name in theirs if name not in ours]
+    differences += [
+        f"{name} has shape {list(theirs[name].shape)} in the checkpoint, {list(value.shape)} here"
+        for name, value in ours.items()
+        if name in theirs and theirs[name].shape != value.shape
+    ]
+    if differences:
+        raise ValueError(
+            f"the checkpoint is of another network: {'; '.join(differences[:3])}"
+            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+            + ". Leave the --model options out to get the checkpoint's own network"
+        )
+
+
+def _shortened(names: list[str]) -> str:
+    listed = ", ".join(names[:10])
+    return f"{listed}, … ({len(names)} in all)" if len(names) > 10 else listed

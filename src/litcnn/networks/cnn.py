@@ -1,0 +1,105 @@
+"""The CNN of the article "How to implement a CNN in PyTorch": blocks of convolutions, then two linear layers."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+class CNN(nn.Module):
+    """Blocks of convolution, BatchNorm and activation with a pooling after each; then hidden layer, dropout, classes.
+
+    Takes float images (N, in_channels, image_size, image_size), returns logits (N, num_classes). With the defaults it
+    has 3,249,994 parameters.
+
+    Args:
+        widths: channels of each block.
+        convolutions: convolutions a block.
+        kernel_size: of every convolution, in pixels.
+        stride: of every convolution, in pixels.
+        padding: of every convolution, in pixels of zeros on each side.
+        pooling: how each block ends: the `max` or the average (`avg`) of 2x2 pixels.
+        activation: class of the non-linearity, made without arguments.
+        dropout: probability that a hidden unit is dropped, 0 to below 1.
+        conv_dropout: probability that a channel is dropped at the end of a block, likewise; the article suggests 0.2.
+        hidden: units of the hidden layer.
+        in_channels: channels of the images.
+        image_size: height and width of the images, in pixels.
+        num_classes: logits an image.
+
+    Raises:
+        ValueError: for a combination that cannot work, saying which and why.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int] = (64, 128, 256),
+        convolutions: int = 2,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int = 1,
+        pooling: Literal["max", "avg"] = "max",
+        activation: type[nn.Module] = nn.ReLU,
+        dropout: float = 0.5,
+        conv_dropout: float = 0.0,
+        hidden: int = 512,
+        in_channels: int = 3,
+        image_size: int = 32,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        at_least_one = {
+            "number of widths": len(widths),
+            "smallest width": min(widths, default=1),
+            "convolutions": convolutions,
+            "kernel_size": kernel_size,
+            "stride": stride,
+            "hidden": hidden,
+            "in_channels": in_channels,
+            "image_size": image_size,
+            "num_classes": num_classes,
+        }
+        for name, value in at_least_one.items():
+            if value < 1:
+                raise ValueError(f"CNN: {name} is {value}, 1 or more is needed")
+        if padding < 0:
+            raise ValueError(f"CNN: padding is {padding}, 0 or more is needed")
+        for name, probability in {"dropout": dropout, "conv_dropout": conv_dropout}.items():
+            if not 0 <= probability < 1:
+                raise ValueError(f"CNN: {name} is {probability}, a probability of 0 to below 1 is needed")
+        if pooling not in ("max", "avg"):
+            raise ValueError(f"CNN: pooling is {pooling!r}, 'max' or 'avg' is needed")
+
+        pool = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
+        blocks: list[nn.Module] = []
+        channels, size = in_channels, image_size
+        for number, width in enumerate(widths, start=1):
+            layers: list[nn.Module] = []
+            for _ in range(convolutions):
+                layers += [
+                    nn.Conv2d(channels, width, kernel_size, stride, padding),
+                    nn.BatchNorm2d(width),
+                    activation(),
+                ]
+                channels = width
+                size = max(0, (size + 2 * padding - kernel_size) // stride + 1)
+            size //= 2
+            if size == 0:
+                raise ValueError(
+                    f"CNN: nothing is left of a {image_size}x{image_size} image after block {number} of {len(widths)} "
+                    f"({convolutions} convolutions with kernel_size {kernel_size}, stride {stride}, padding {padding}, "
+                    "then 2x2 pooling a block): use larger images, fewer widths, a smaller stride or more padding"
+                )
+            blocks.append(nn.Sequential(*layers, pool(2), nn.Dropout2d(conv_dropout)))
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Sequential(
+            nn.Flatten(),  # (N, channels, size, size) -> (N, channels * size * size)
+            nn.Linear(channels * size * size, hidden),
+            activation(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.blocks(images))
+        return logits
