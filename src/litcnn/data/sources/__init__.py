@@ -1,0 +1,9 @@
+"""Where images come from: one small class a file, chosen with `--data.source <name>`."""
+
+from .base import Arrays, Source, Split
+from .cifar import CIFAR10, CIFAR100
+from .digits import Digits
+from .folder import ImageFolder
+from .torch_dataset import TorchDataset
+
+__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Digits", "ImageFolder", "Source", "Split", "TorchDataset"]

@@ -1,0 +1,22 @@
+"""What every test gets: one thread, a working directory of its own, and nothing of the developer's."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither keys nor files of the developer are used, and what a test sets in the environment ends with it."""
+    for name in [*filter(lambda name: name.startswith("WANDB_"), os.environ), "LITCNN_RUN_DIR", "LOCAL_RANK"]:
+        monkeypatch.setenv(name, "")  # remembers it, so that what the program sets is taken back too
+        monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.chdir(tmp_path)
