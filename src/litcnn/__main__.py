@@ -1,0 +1,3 @@
+from litcnn.cli import main
+
+main()

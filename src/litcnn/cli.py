@@ -1,0 +1,234 @@
+"""The command line: its verbs and their defaults. It wires the rooms together and holds no logic of theirs."""
+
+import json
+import sys
+from argparse import ArgumentError
+from argparse import ArgumentParser as PlainParser
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import nn
+
+from litcnn import callbacks, checkpoint, errors, run
+from litcnn.classifier import ImageClassifier
+from litcnn.data import ImageData, Source
+from litcnn.loggers import CSVMetrics
+
+VERBS = ("fit", "validate", "test", "predict")
+RESUME_HELP = (
+    "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
+)
+
+
+class Parser(LightningArgumentParser):
+    """Knows which verb it parses, and tells what was wrong in one message."""
+
+    def __init__(self, *args: Any, verb: str = "", **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch` would pass for max_epochs
+        super().__init__(*args, **kwargs)
+        self.verb = verb
+
+    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
+        self.verbs = super().add_subcommands(*args, **kwargs)
+        return self.verbs
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        if not self.exit_on_error:  # a class inside a union: another of its types may fit yet
+            super().error(message, ex)
+        main = getattr(self, "parent_parser", self)
+        errors.stop(errors.explain(message, main.args, main.verbs.choices))
+
+
+class CLI(LightningCLI):
+    """`fit`, `validate`, `test` and `predict`, driven by YAML and flags."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.notes: list[str] = []
+        super().__init__(
+            ImageClassifier,
+            ImageData,
+            save_config_callback=callbacks.RecordConfig,
+            trainer_defaults={"max_epochs": 10, "logger": {"class_path": "litcnn.loggers.Wandb"}},
+            seed_everything_default=0,
+            parser_kwargs={verb: {"verb": verb} for verb in VERBS},
+            parser_class=Parser,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
+        parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
+        parser.add_lightning_class_args(callbacks.Checkpoints, "checkpoints")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.set_defaults(
+            {
+                "model.network": {"class_path": "litcnn.networks.CNN"},
+                "data.source": {"class_path": "litcnn.data.Digits"},
+            }
+        )
+        if getattr(parser, "verb", "") == "fit":
+            parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
+            parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(with_what_is_remembered(args))
+        config = self.config[self.config.subcommand]
+        for group in ("trainer", "model", "data"):  # jsonargparse lets a bare value pass for a group
+            if not isinstance(config[group], Namespace):
+                parser.error(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
+        if not config.ckpt_path and self.config.subcommand != "fit":
+            parser.error(f"{self.config.subcommand} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        if not config.ckpt_path:
+            fit_network_to_data(config)
+        if self.subcommand in ("test", "validate"):
+            config.verbose = False  # Lightning's table of results; ours says the same, once
+        if self.subcommand == "predict":
+            config.return_predictions = False  # they go into a file
+        self._choose_precision(config.trainer)
+        self._choose_run_dir(config)
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except Exception:
+            run.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The Trainer, with what every run has: words on the terminal, results, a bar, and metrics as CSV."""
+        settings = self._get(self.config_init, "trainer")
+        extra = [*_as_list(settings["callbacks"]), callbacks.Console(self.notes), callbacks.WriteResults()]
+        extra += [callbacks.ExactResume(), callbacks.StopOnSignal()]
+        if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
+            extra.append(callbacks.ProgressBar())
+        loggers = []
+        if self.subcommand == "fit":
+            loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
+        return super().instantiate_trainer(callbacks=extra, logger=loggers, **kwargs)
+
+    def after_fit(self) -> None:
+        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, callbacks.Checkpoints))
+        if self.config.fit.test_after_fit and (path := best.best_path(self.trainer)):
+            self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
+
+    def _choose_precision(self, trainer: Namespace) -> None:
+        """16-bit floats pay off on GPUs only; a recipe that asks for them runs on a CPU unchanged."""
+        gpu = CUDAAccelerator.is_available() or MPSAccelerator.is_available()
+        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not gpu)
+        if on_cpu and trainer.precision in ("16-mixed", "16", 16):
+            self.notes.append(f"32-true in place of {trainer.precision}, which is for GPUs")
+            trainer.precision = "32-true"
+
+    def _choose_run_dir(self, config: Namespace) -> None:
+        """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
+        files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
+        config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
+        evaluated = run.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
+        if not config.trainer.default_root_dir:
+            config.trainer.default_root_dir = str(evaluated or run.new_run_dir(config.runs, config.name))
+        directory = Path(config.trainer.default_root_dir)
+        for logger in _as_list(config.trainer.logger):
+            arguments = logger.init_args
+            # a tracker's own folder lies inside the run directory too
+            if "save_dir" in arguments:
+                arguments.save_dir = str(directory / arguments.save_dir)
+            if "project" in arguments and not arguments.name:
+                arguments.name = f"{config.name}/{directory.name}"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line `args` (without the program's name), by default that of this process."""
+    try:
+        CLI(sys.argv[1:] if args is None else args)
+    except KeyboardInterrupt:  # before or after a fit, which has its own way to stop
+        sys.exit(130)
+    except Exception as error:
+        if not errors.is_for_the_user(error):
+            raise
+        errors.stop(str(error))
+
+
+def with_what_is_remembered(args: list[str]) -> list[str]:
+    """Puts what a checkpoint, or the run to resume, remembers in front of all other settings: flags and configs win."""
+    parser = PlainParser(add_help=False, allow_abbrev=False)
+    for option in ("--ckpt_path", "--resume", "--name", "--runs", "--config"):
+        parser.add_argument(option, nargs="?")
+    parser.add_argument("-c", dest="config", nargs="?")
+    given, others = parser.parse_known_args(args)
+    verb, *rest = args or [""]
+    if given.ckpt_path not in (None, "null"):
+        return [verb, "--config", json.dumps(checkpoint.read(given.ckpt_path)["config"]), *rest]
+    if verb != "fit" or given.resume in (None, "null"):
+        return args
+    name = given.name or (Path(given.config).stem if given.config else None)
+    directory = run.find(given.resume, given.runs or "runs", name)
+    if directory is None:
+        return args
+    if run.read_state(directory) == "finished" and others == ["fit"]:
+        callbacks.say(f"{run.relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
+        sys.exit(0)
+    newest = directory / "checkpoints" / "last.ckpt"
+    where = ["--trainer.default_root_dir", str(directory)]
+    return [
+        "fit",
+        "--config",
+        str(directory / "config.yaml"),
+        *rest,
+        *where,
+        "--ckpt_path",
+        str(newest) if newest.exists() else "null",
+    ]
+
+
+def fit_network_to_data(config: Namespace) -> None:
+    """Gives the network the number of classes, channels and pixels of the data, where it takes such arguments.
+
+    Raises:
+        ValueError: where the user asked for something else.
+    """
+    source = _build_source(config.data.source)
+    source.prepare()
+    channels, height, _ = source.image_shape
+    facts = {"num_classes": len(source.class_names), "in_channels": channels, "image_size": height}
+    arguments = config.model.network.get("init_args") or {}
+    defaults = _default_arguments(config.model.network.class_path)
+    for name in [name for name in facts if name in arguments]:
+        if arguments[name] not in (facts[name], defaults.get(name)):
+            raise ValueError(
+                f"model.network.init_args.{name} is {arguments[name]}, but the data has {facts[name]}: leave it out, "
+                "it follows the data"
+            )
+        arguments[name] = facts[name]
+
+
+def _build_source(spec: Namespace) -> Source:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Source, "source")
+    source: Source = parser.instantiate(parser.parse_object({"source": spec})).source
+    return source
+
+
+def _default_arguments(network: str) -> Any:
+    """What a network's class path alone resolves to; nothing where it has arguments that must be given."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False)
+    try:
+        return parser.parse_object({"network": {"class_path": network}}).network.get("init_args") or {}
+    except ArgumentError:
+        return {}
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Trainer arguments that may be one, several, or switched on or off."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
