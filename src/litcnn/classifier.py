@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,13 +16,14 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
+TRAIN_METRICS = ("train/loss", "train/acc")
 
 
 class Normalize(nn.Module):
-    """Pixels to network input: uint8 0..255 (or float 0..1) images (N, C, H, W) to (pixels - mean) / std."""
+    """Pixels to network input: uint8 0..255 (or float 0..1) images (N, C, H, W) to (pixels - mean) / std.
 
-    mean: Tensor
-    std: Tensor
+    Mean and std are no parameters and no buffers: what averages, counts or compares weights passes them by.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,12 +31,12 @@ class Normalize(nn.Module):
 
     def set(self, mean: list[float], std: list[float]) -> None:
         """One number a channel, in units of 0..1. A channel without any variation is only shifted."""
-        device = self.mean.device if hasattr(self, "mean") else None
-        shape = (-1, 1, 1)
-        self.register_buffer("mean", torch.tensor(mean, device=device).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor([s or 1.0 for s in std], device=device).view(shape), persistent=False)
+        self.mean = torch.tensor(mean).view(-1, 1, 1)
+        self.std = torch.tensor([s or 1.0 for s in std]).view(-1, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.mean.device != images.device:
+            self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         return images.float().sub(self.mean * scale).div_(self.std * scale)
 
@@ -80,6 +82,7 @@ class ImageClassifier(LightningModule):
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
+        self._rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1."""
@@ -101,10 +104,11 @@ class ImageClassifier(LightningModule):
         if stage == "fit" or self._statistics_given:
             self.normalize.set(*data.statistics())
         if self.channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         classes = len(self.class_names)
         for split in ("train", "val", "test"):
-            self.metrics[f"{split}/loss"] = MeanMetric()
+            # "disable": looking for NaN waits for the device at every step, and would leave it out of the mean
+            self.metrics[f"{split}/loss"] = MeanMetric(nan_strategy="disable")
             self.metrics[f"{split}/acc"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.metrics["test/class_acc"] = MulticlassAccuracy(classes, average="none", validate_args=False)
 
@@ -115,6 +119,8 @@ class ImageClassifier(LightningModule):
             "mean": self.normalize.mean.flatten().tolist(),
             "std": self.normalize.std.flatten().tolist(),
         }
+        # sums so far: the checkpoint may be written in the middle of an epoch
+        checkpoint["train_metrics"] = {name: dict(self._metric(name).metric_state) for name in TRAIN_METRICS}
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
 
@@ -128,6 +134,10 @@ class ImageClassifier(LightningModule):
         _check_same_network(self.state_dict(), checkpoint["state_dict"])
         if not self._statistics_given:
             self.normalize.set(data["mean"], data["std"])
+        for name, sums in checkpoint["train_metrics"].items():
+            metric = self._metric(name)
+            for key, value in sums.items():
+                setattr(metric, key, value.to(metric.device))
         self._plateau_state = checkpoint.get("plateau")
 
     # Optimizer and schedule
@@ -140,7 +150,7 @@ class ImageClassifier(LightningModule):
             self.lr_scheduler,
             optimizer,
             steps=lambda: int(self.trainer.estimated_stepping_batches),
-            epochs=lambda: self.trainer.max_epochs or 1,
+            epochs=self._epochs_of_fit,
         )
         if isinstance(schedule, ReduceLROnPlateau):
             # Stepped here, not by Lightning, which forgets to step it in the epoch that a resumed run starts in.
@@ -150,14 +160,23 @@ class ImageClassifier(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
+    def _epochs_of_fit(self) -> int:
+        if self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
+            return self.trainer.max_epochs
+        batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches  # max_steps was given
+        return math.ceil(batches / self.trainer.num_training_batches)
+
     # Steps. Metrics are summed on the device: nothing is read, logged or synchronised between two log steps.
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         loss, logits = self._step(batch, "train", self.label_smoothing)
+        # kept for the epoch's record: when that is written, a schedule may have changed it for the next epoch
+        self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             accuracy = (logits.argmax(1) == batch[1]).float().mean()
-            self.log_dict({"train/loss_step": loss.detach(), "train/acc_step": accuracy}, prog_bar=True)
-            self.log("lr_step", self._learning_rate())
+            shown = {"train/loss_step": loss.detach(), "train/acc_step": accuracy}
+            self.log_dict(shown, prog_bar=True, logger=False)
+            self._record({**shown, "lr_step": self._rate}, self.global_step)
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -173,20 +192,23 @@ class ImageClassifier(LightningModule):
         return probabilities
 
     def on_train_epoch_end(self) -> None:
-        self._log_epoch("train")
-        self.log("lr", self._learning_rate())
+        values: dict[str, Any] = {**self._epoch_values("train"), "lr": self._rate}
+        self.log_dict(values, logger=False)
+        self._record(values, self.global_step - 1)
 
     def on_validation_epoch_end(self) -> None:
-        loss = self._log_epoch("val")
-        if self._plateau is not None and self.trainer.training:
-            self._plateau.step(loss)
+        values = self._epoch_values("val")
+        self.log_dict(values, prog_bar=True)
+        # in a fit's validation too `trainer.training` is False
+        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._plateau.step(values["val/loss"])
 
     def on_test_epoch_end(self) -> None:
         per_class = self._metric("test/class_acc")
         names = [f"test/acc/{name}" for name in self.class_names]
         self.log_dict(dict(zip(names, per_class.compute(), strict=True)))
         per_class.reset()
-        self._log_epoch("test")
+        self.log_dict(self._epoch_values("test"))
 
     def _step(self, batch: Batch, split: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -198,27 +220,31 @@ class ImageClassifier(LightningModule):
                 "(or dict_kwargs, for a function that takes any argument)"
             )
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        self._metric(f"{split}/loss").update(loss.detach(), weight=len(labels))
+        # one value an image: `weight` is ignored where it does not look for NaN (torchmetrics issue 3434)
+        self._metric(f"{split}/loss").update(loss.detach().expand(len(labels)))
         self._metric(f"{split}/acc").update(logits.detach(), labels)
         return loss, logits.detach()
 
-    def _log_epoch(self, split: str) -> Tensor:
-        """Logs the epoch's loss and accuracy of a split, and returns the loss."""
+    def _record(self, values: dict[str, Any], step: int) -> None:
+        """Hands metrics of training to the loggers at once. Lightning would hand them over only after the checkpoint
+        of the same step was written: a run killed between the two, and resumed, would lack them."""
+        numbers = {name: float(value) for name, value in values.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step)
+
+    def _epoch_values(self, split: str) -> dict[str, Tensor]:
+        """Loss and accuracy of a split over the epoch; counting starts again from nothing."""
         values: dict[str, Tensor] = {}
         for name in (f"{split}/loss", f"{split}/acc"):
             metric = self._metric(name)
             values[name] = metric.compute()
             metric.reset()
-        self.log_dict(values, prog_bar=split != "train")
-        return values[f"{split}/loss"]
+        return values
 
     def _metric(self, name: str) -> Metric:
         metric = self.metrics[name]
         assert isinstance(metric, Metric)
         return metric
-
-    def _learning_rate(self) -> float:
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def make_schedule(

@@ -183,7 +183,7 @@ def test_cosine_moves_every_epoch_and_ends_at_zero(tmp_path: Path) -> None:
 
 
 def test_early_stopping_stops(tmp_path: Path) -> None:
-    overlay = ["--config", str(CONFIGS / "with/early_stopping.yaml"), "--model.optimizer.init_args.lr", "0"]
+    overlay = ["--config", str(CONFIGS / "with/early_stopping.yaml"), "--model.lr_scheduler.init_args.max_lr", "0"]
     main(["fit", *DIGITS, *NO_TRACKER, *overlay, *TWO_STEPS_AN_EPOCH, "--trainer.max_epochs", "30"])
     assert int(rows(only_run(tmp_path))[-1]["epoch"]) < 20  # BatchNorm's statistics still move for a while
 

@@ -70,6 +70,13 @@ class BatchLoader:
         for number in range(start, len(self)):
             yield self.batch(order, epoch, number)
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: `place` tells where to go on. It is here because Lightning takes loaders without one for such as
+        cannot be resumed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None: ...
+
     def order(self, epoch: int) -> np.ndarray:
         """int64: the indices of all images in the order of this epoch."""
         if not self.shuffle:

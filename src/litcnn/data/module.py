@@ -80,6 +80,10 @@ class ImageData(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.source.prepare()  # for machines without the process that prepared; returns at once where it is done
+        channels = self.source.image_shape[0]
+        for name, given in {"mean": self.mean, "std": self.std}.items():
+            if given is not None and len(given) != channels:
+                raise ValueError(f"data.{name} has {len(given)} numbers, but the images have {channels} channels")
         needed: Split = {"fit": "train", "validate": "val"}.get(stage, "test")  # type: ignore[assignment]
         if self.part(needed) is None:
             raise ValueError(

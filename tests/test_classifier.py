@@ -1,0 +1,468 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import FakeSource, fit, trainer
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from litcnn.callbacks import Checkpoints
+from litcnn.classifier import ImageClassifier
+from litcnn.data import ImageData
+
+LAST = "checkpoints/last.ckpt"
+
+
+def linear(classes: int = 3, inputs: int = 3 * 8 * 8) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def sgd(parameters) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def classifier(**options) -> ImageClassifier:
+    return ImageClassifier(**({"network": linear(), "optimizer": sgd, "lr_scheduler": None} | options))
+
+
+def data(**options) -> ImageData:
+    """24 training and 6 validation images: 3 steps an epoch; 15 test images."""
+    return ImageData(FakeSource(), **({"batch_size": 8, "val_fraction": 0.2} | options))
+
+
+class LearningRates(Callback):
+    """The learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_train_batch_start(self, trainer, *args):
+        self.steps.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class Logged(Logger):
+    """Everything that was logged: values and steps by name."""
+
+    name = version = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, list[float]] = {}
+        self.steps: dict[str, list[int]] = {}
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.values.setdefault(name, []).append(value)
+            self.steps.setdefault(name, []).append(step)
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+# Normalisation
+
+
+def test_pixels_become_pixels_minus_mean_over_deviation():
+    model = classifier(network=nn.Identity(), channels_last=False)
+    model.normalize.set([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
+    mean, std = (np.array(values)[:, None, None] for values in ([0.1, 0.5, 0.9], [0.2, 0.3, 0.4]))
+    expected = torch.from_numpy((pixels / 255 - mean) / std).float()
+    from_bytes, from_floats = model(torch.from_numpy(pixels)), model(torch.from_numpy(pixels / 255).float())
+    assert from_bytes.dtype == from_floats.dtype == torch.float32
+    torch.testing.assert_close(from_bytes, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(from_floats, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_channel_of_one_value_is_only_shifted():
+    model = classifier(network=nn.Identity())
+    model.normalize.set([0.25], [0.0])
+    assert torch.equal(model(torch.full((1, 1, 2, 2), 0.75)), torch.full((1, 1, 2, 2), 0.5))
+
+
+def test_images_given_are_left_as_they_were():
+    images = torch.full((2, 3, 8, 8), 0.5)
+    classifier()(images)
+    assert torch.equal(images, torch.full((2, 3, 8, 8), 0.5))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_last_is_a_layout_and_changes_no_logit(channels_last):
+    torch.manual_seed(0)
+    layouts = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = classifier(network=network, channels_last=channels_last)
+    network.register_forward_pre_hook(
+        lambda _, images: layouts.append(images[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(model(images), network(images))
+    assert layouts[0] is channels_last
+
+
+def test_fit_measures_the_statistics_or_takes_those_given():
+    for given in ({}, {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}):
+        images, model = data(**given), classifier()
+        fit(model, images, epochs=1)
+        mean, std = images.statistics()
+        torch.testing.assert_close(model.normalize.mean.flatten(), torch.tensor(mean))
+        torch.testing.assert_close(model.normalize.std.flatten(), torch.tensor(std))
+    assert mean == [0.1, 0.2, 0.3]
+
+
+# Loss and metrics
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> float:
+    """The mean of -sum(target * log softmax), in float64, written out."""
+    exponents = np.exp(logits.double().numpy())
+    probabilities = exponents / exponents.sum(1, keepdims=True)
+    targets = np.full(probabilities.shape, smoothing / probabilities.shape[1])
+    targets[np.arange(len(labels)), labels.numpy()] += 1 - smoothing
+    return float(-(targets * np.log(probabilities)).sum(1).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(smoothing):
+    # A learning rate of 0: every batch meets the same network.
+    model = classifier(label_smoothing=smoothing, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    images, logged = data(), Logged()
+    fit(model, images, epochs=1, logger=logged)
+    for split, expected_smoothing in (("train", smoothing), ("val", 0.0)):
+        part = images.part(split)
+        pixels, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
+        with torch.no_grad():
+            logits = model(pixels)
+        assert logged.values[f"{split}/loss"][0] == pytest.approx(
+            cross_entropy(logits, labels, expected_smoothing), rel=1e-5
+        )
+        assert logged.values[f"{split}/acc"][0] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
+def test_label_smoothing_outside_0_to_1_is_refused(smoothing):
+    with pytest.raises(ValueError, match=rf"model.label_smoothing is {smoothing}: a fraction of 0 to 1"):
+        classifier(label_smoothing=smoothing)
+
+
+def test_test_metrics_equal_those_counted_from_the_predictions():
+    source = FakeSource(test=(11, 3, 9))  # 23 images: the last of the batches holds 2
+    images = ImageData(source, batch_size=7, mean=[0.4] * 3, std=[0.2] * 3)
+    model = classifier()
+    runner = trainer()
+    probabilities = torch.cat(runner.predict(model, images))
+    metrics = trainer().test(model, images, verbose=False)[0]
+
+    labels = source.load("test").labels
+    assert probabilities.shape == (23, 3) and probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(23))
+    right = (probabilities.argmax(1) == labels).double()
+    assert 0 < right.sum() < 23
+    expected = {"test/loss": float(-probabilities[range(23), labels].log().mean()), "test/acc": float(right.mean())}
+    expected |= {f"test/acc/{name}": float(right[labels == label].mean()) for label, name in enumerate("abc")}
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert set(metrics) == set(expected)
+
+
+def test_names_that_are_logged_in_a_fit():
+    logged = Logged()
+    fit(classifier(), data(), epochs=2, logger=logged)
+    steps = {"train/loss_step", "train/acc_step", "lr_step"}
+    assert set(logged.values) == {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch"} | steps
+
+
+def test_step_metrics_are_logged_only_every_log_every_n_steps():
+    logged = Logged()
+    fit(classifier(), data(), epochs=4, logger=logged, log_every_n_steps=5)
+    assert logged.steps["train/loss_step"] == logged.steps["train/acc_step"] == logged.steps["lr_step"] == [4, 9]
+    assert logged.steps["train/loss"] == logged.steps["val/acc"] == logged.steps["lr"] == [2, 5, 8, 11]
+
+
+def test_it_learns_and_every_epoch_counts_from_zero():
+    logged = Logged()
+    fit(classifier(optimizer=functools.partial(torch.optim.Adam, lr=0.01)), data(), epochs=30, logger=logged)
+    assert logged.values["train/loss"][-1] < 0.1 < logged.values["train/loss"][0]
+    assert logged.values["train/acc"][-1] == 1.0  # which a mean over all epochs would not be
+    sixths = torch.tensor(logged.values["val/acc"]) * 6  # there are 6 validation images
+    torch.testing.assert_close(sixths, sixths.round())
+
+
+def test_a_loss_of_nan_is_logged_as_nan():
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.zeros(len(images), 3)
+            return logits / 0 if len(images) == 7 else logits  # all of the last batch
+
+    metrics = trainer().test(classifier(network=Broken()), data(), verbose=False)[0]
+    assert math.isnan(metrics["test/loss"])
+
+
+def test_without_a_datamodule_it_says_what_is_missing():
+    with pytest.raises(ValueError, match="needs a datamodule that knows its classes: pass an ImageData"):
+        trainer().fit(classifier(), train_dataloaders=[(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_another_number_of_logits_than_of_classes_names_both(classes):
+    with pytest.raises(ValueError, match=rf"logits of shape \[\d+, {classes}\] .*the data has 3 classes"):
+        fit(classifier(network=linear(classes)), data(), epochs=1)
+
+
+# Learning rate
+
+
+class Forced(nn.Module):
+    """Has the validation loss it is told on images of class 0 of 3, whatever they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.loss = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.weight.expand(len(images), 3).clone()
+        if not self.training:
+            logits[:, 0] = -math.log((math.exp(self.loss) - 1) / 2)  # loss = log(1 + 2 exp(-logit))
+        return logits
+
+
+class ForceLosses(Callback):
+    """The validation loss of each epoch."""
+
+    def __init__(self, losses) -> None:
+        self.losses = losses
+
+    def on_validation_epoch_start(self, trainer, model):
+        model.network.weight.data.zero_()
+        model.network.loss = 99.0 if trainer.sanity_checking else self.losses[trainer.current_epoch]
+
+
+def fit_with_losses(losses, *callbacks, epochs=None, **options) -> list[float]:
+    """Learning rate of each epoch of a fit with these validation losses: 2 steps an epoch."""
+    rates = LearningRates()
+    images = ImageData(FakeSource(train=(4, 4, 4), val=(4, 0, 0)), batch_size=6)
+    ckpt_path = options.pop("ckpt_path", None)
+    model = ImageClassifier(Forced(), **options)
+    logged = Logged()
+    epochs = epochs or len(losses)
+    fit(model, images, ForceLosses(losses), rates, *callbacks, epochs=epochs, ckpt_path=ckpt_path, logger=logged)
+    assert logged.values["val/loss"] == pytest.approx(
+        losses[epochs - len(logged.values["val/loss"]) : epochs], rel=1e-5
+    )
+    assert rates.steps[::2] == rates.steps[1::2]
+    return rates.steps[::2]
+
+
+def test_the_articles_adam_halves_its_rate_after_5_epochs_without_improvement():
+    # Epoch 0 is the best; 1 to 6 are no better: 6 > patience 5.
+    assert fit_with_losses([1.0] * 9) == [1e-3] * 7 + [5e-4] * 2
+
+
+def test_default_optimizer_is_the_articles():
+    model = classifier(**{"optimizer": ImageClassifier.__init__.__defaults__[0]})
+    optimizer = model.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 1e-4)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+PLATEAU = functools.partial(ReduceLROnPlateau, factor=0.5, patience=1)
+LOSSES = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5, 1.5, 1.5, 1.5]
+# worse than the best by then:   1    2 -> halved       1    2 -> halved   1
+PLATEAU_RATES = [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_plateau_watches_the_validation_loss():
+    assert fit_with_losses(LOSSES, optimizer=sgd, lr_scheduler=PLATEAU) == PLATEAU_RATES
+
+
+@pytest.mark.parametrize("epochs", range(1, 9))
+def test_plateau_goes_on_after_a_resume(epochs):
+    options = {"optimizer": sgd, "lr_scheduler": PLATEAU}
+    before = fit_with_losses(LOSSES, Checkpoints(), epochs=epochs, **options)
+    after = fit_with_losses(LOSSES, ckpt_path=LAST, **options)
+    assert before + after == PLATEAU_RATES
+
+
+def as_command_line(text: dict) -> ImageClassifier:
+    """The classifier as jsonargparse makes it from class paths."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ImageClassifier, "model", fail_untyped=False)
+    network = {"class_path": "torch.nn.LazyLinear", "init_args": {"out_features": 3}}
+    model = parser.instantiate(parser.parse_object({"model": {"network": network} | text})).model
+    model.network = linear()
+    return model
+
+
+def rates_of(lr_scheduler, epochs: int) -> list[float]:
+    """Learning rate of every step, 3 an epoch, of a fit with SGD at 1.0."""
+    rates = LearningRates()
+    if isinstance(lr_scheduler, dict):
+        optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+        model = as_command_line({"optimizer": optimizer, "lr_scheduler": lr_scheduler})
+    else:
+        model = classifier(lr_scheduler=lr_scheduler)
+    fit(model, data(), rates, epochs=epochs)
+    return rates.steps
+
+
+def cosine(epochs: int, of: int) -> list[float]:
+    return [(1 + math.cos(math.pi * epoch / of)) / 2 for epoch in range(epochs) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length"),
+    [
+        (CosineAnnealingLR, 5),
+        (functools.partial(CosineAnnealingLR), 5),
+        (functools.partial(CosineAnnealingLR, T_max=0), 5),
+        (functools.partial(CosineAnnealingLR, T_max=10), 10),
+        ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 0}}, 5),
+        ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 10}}, 10),
+    ],
+)
+def test_cosine_moves_every_epoch_over_the_whole_fit_or_the_length_given(schedule, length):
+    assert rates_of(schedule, 5) == pytest.approx(cosine(5, length))
+
+
+def one_cycle(steps: int, max_lr: float, pct_start: float) -> list[float]:
+    """Up from max_lr / 25 to the peak, down to a 10,000th of the start: half cosines."""
+    start, end, peak = max_lr / 25, max_lr / 25 / 1e4, pct_start * steps - 1
+
+    def between(a: float, b: float, part: float) -> float:
+        return b + (a - b) / 2 * (1 + math.cos(math.pi * part))
+
+    return [
+        between(start, max_lr, step / peak)
+        if step <= peak
+        else between(max_lr, end, (step - peak) / (steps - 1 - peak))
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4),
+        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4, total_steps=15),
+        {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 2.0, "pct_start": 0.4}},
+    ],
+)
+def test_one_cycle_moves_every_step_and_ends_with_the_last(schedule):
+    rates = rates_of(schedule, 5)
+    assert rates == pytest.approx(one_cycle(15, 2.0, 0.4))
+    assert rates[5] == max(rates) == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx(2.0 / 25 / 1e4)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(StepLR, step_size=2, gamma=0.1),
+        {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.1}},
+    ],
+)
+def test_step_schedule_moves_every_epoch(schedule):
+    assert rates_of(schedule, 5) == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 3)
+
+
+def test_without_schedule_the_rate_stays():
+    assert rates_of(None, 3) == [1.0] * 9
+
+
+def test_one_cycle_counts_optimizer_steps_where_gradients_are_accumulated():
+    rates = LearningRates()
+    model = classifier(lr_scheduler=functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4))
+    fit(model, data(), rates, epochs=5, accumulate_grad_batches=3)
+    assert rates.steps[::3] == pytest.approx(one_cycle(5, 2.0, 0.4))
+
+
+# Checkpoints
+
+
+def saved(epochs: int = 1, **options) -> dict:
+    fit(classifier(**options), data(), Checkpoints(), epochs=epochs)
+    return torch.load(LAST, weights_only=True)
+
+
+def test_checkpoint_loads_as_plain_data_and_knows_the_images():
+    content = saved(lr_scheduler=PLATEAU)
+    mean, std = data().statistics()
+    assert set(content["data"]) == {"class_names", "image_shape", "mean", "std"}
+    assert content["data"]["class_names"] == ["a", "b", "c"]
+    assert content["data"]["image_shape"] == [3, 8, 8]
+    assert content["data"]["mean"] == pytest.approx(mean) and content["data"]["std"] == pytest.approx(std)
+    assert set(content["state_dict"]) == {"network.1.weight", "network.1.bias"}
+    assert content["plateau"]["num_bad_epochs"] in (0, 1) and content["plateau"]["best"] > 0
+
+
+def test_test_of_a_checkpoint_normalises_as_the_fit_did():
+    images, model = data(), classifier()
+    fit(model, images, Checkpoints(), epochs=3)
+    expected = trainer().test(model, images, verbose=False)[0]
+    fresh = data()
+    assert trainer().test(classifier(), fresh, ckpt_path=LAST, verbose=False)[0] == expected
+    assert fresh.source.loaded == ["test"]  # the training images are not needed for it
+    assert expected["test/acc"] > 0.5
+
+
+def test_statistics_given_win_over_those_of_the_checkpoint():
+    saved()
+    model = classifier()
+    trainer().test(model, data(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]), ckpt_path=LAST, verbose=False)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = linear()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.other(images)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 7)),
+            r"another network: network.1.weight has shape \[3, 192\] in the checkpoint, \[7, 192\] here; network.1",
+        ),
+        (Renamed, r"another network: network.other.1.weight is missing in the checkpoint; .*and 1 more"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False)),
+            "another network: network.1.bias is only in the checkpoint. Leave the --model options out",
+        ),
+    ],
+)
+def test_checkpoint_of_another_network_names_the_difference(network, words):
+    saved()
+    with pytest.raises(ValueError, match=words):
+        trainer().test(classifier(network=network()), data(), ckpt_path=LAST, verbose=False)
+
+
+@pytest.mark.parametrize("names", [["a", "c", "b"], ["cat", "dog", "eel"]])
+def test_checkpoint_with_other_classes_names_both(names):
+    saved()
+    other = ImageData(FakeSource(names=names))
+    with pytest.raises(ValueError, match=f"knows the classes a, b, c, but the data has {', '.join(names)}: use data"):
+        trainer().test(classifier(), other, ckpt_path=LAST, verbose=False)
+
+
+def test_many_classes_are_named_in_short():
+    many = [f"c{number}" for number in range(30)]
+    fit(
+        classifier(network=linear(30)),
+        ImageData(FakeSource(train=[3] * 30, names=many), val_fraction=0.4),
+        Checkpoints(),
+        epochs=1,
+    )
+    with pytest.raises(ValueError, match=r"c0, c1, .*c9, … \(30 in all\), but the data has a, b, c"):
+        trainer().test(classifier(network=linear(30)), data(), ckpt_path=LAST, verbose=False)
