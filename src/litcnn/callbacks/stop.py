@@ -1,0 +1,84 @@
+"""SIGTERM and Ctrl-C: finish the batch, save, leave."""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from litcnn.callbacks.checkpoints import Checkpoints
+from litcnn.callbacks.console import say
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopOnSignal(Checkpoint):
+    """Ends a fit that is asked to stop so that it can be resumed exactly, with exit code 128 + signal (143, 130).
+
+    It stops after the batch, or during validation after the epoch, which can only be resumed before or after its
+    validation. A second signal ends the process at once; the last checkpoint stays whole.
+
+    It is a `Checkpoint` because Lightning calls these after all others: what it saves has every update of the batch.
+    """
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+        self._before: dict[int, Any] = {}
+        self._told = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():  # signals reach no other
+            # in place of Lightning's handlers: its SIGTERM may wait for ever for other processes, and exits with 0
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # after the last batch of an epoch its validation follows, which a fit resumed from here would skip
+        if self._asked(trainer) and not trainer.is_last_batch:
+            for callback in trainer.checkpoint_callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.save_last(trainer)
+            self._leave()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._received and not self._told:
+            say("stopping when this validation is over; the same signal again stops at once")
+            self._told = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._asked(trainer):  # during the validation of the epoch before, whose end was saved
+            self._leave()
+
+    def _asked(self, trainer: Trainer) -> bool:
+        """Whether any process was asked to stop: all must stop at the same batch."""
+        asked = self._received is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        return asked
+
+    def _leave(self) -> None:
+        say("stopped; go on with: python main.py fit --resume last")
+        raise SystemExit(128 + (self._received or signal.SIGTERM))
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._received = number

@@ -1,0 +1,145 @@
+"""A run that was interrupted anywhere and resumed ends with the same bits as one that was not."""
+
+import csv
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from litcnn.callbacks import Checkpoints
+from litcnn.cli import main
+from litcnn.run import read_state
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TIMINGS = {"images_per_second", "peak_memory_gib"}
+SHORT = [
+    "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
+    "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "2",
+    "--model.network.init_args.widths", "[8, 8]", "--model.network.init_args.hidden", "16",
+]  # fmt: skip
+
+PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
+LONGER = [*PROGRAM, "--config", str(CONFIGS / "cnn.yaml"), "--data.source", "litcnn.data.Digits", *SHORT]
+LONGER += ["--trainer.limit_train_batches", "30", "--trainer.max_epochs", "3"]
+
+
+def digest(content: Any) -> str:
+    """One hash of everything in a checkpoint, tensors by their bits."""
+    if isinstance(content, torch.Tensor):
+        return hashlib.sha256(content.contiguous().numpy().tobytes() + str(content.dtype).encode()).hexdigest()
+    if isinstance(content, dict):
+        content = [(str(key), digest(value)) for key, value in sorted(content.items(), key=lambda item: str(item[0]))]
+    elif isinstance(content, list | tuple):
+        content = [digest(value) for value in content]
+    return hashlib.sha256(repr(content).encode()).hexdigest()
+
+
+def outcome(run: Path) -> dict[str, Any]:
+    """What must be the same: weights, optimizer, schedule, random state, best checkpoint, metrics."""
+    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
+    with (run / "metrics.csv").open() as file:
+        metrics = [{key: row[key] for key in row if key not in TIMINGS} for row in csv.DictReader(file)]
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_metrics")
+    found = {f"last {part}": digest(last[part]) for part in parts}
+    found["plateau"] = digest(last.get("plateau"))
+    found["best"] = digest(
+        {part: best[part] for part in ("state_dict", "optimizer_states", "global_step", "callbacks")}
+    )
+    return {**found, "metrics": metrics}
+
+
+def only_run(home: Path) -> Path:
+    (run,) = (home / "runs").glob("*/*")
+    return run
+
+
+RECIPES = {
+    "plateau": ["--model.lr_scheduler.init_args.patience", "0"],
+    "cosine": ["--config", str(CONFIGS / "with/cosine.yaml")],
+    "one_cycle": ["--config", str(CONFIGS / "with/one_cycle.yaml")],
+    "ema": ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_checkpoint_of_a_run_leads_to_the_same_end(
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saves after every batch that may be saved after, keeps a copy of the whole run directory each time, and resumes
+    from every copy."""
+    copies: list[Path] = []
+    save = Checkpoints._save
+
+    def save_and_copy(self: Checkpoints, trainer: Any, name: str) -> None:
+        save(self, trainer, name)
+        if name == "last.ckpt" and trainer.global_step < 12:
+            copies.append(tmp_path / f"copy{len(copies)}")
+            shutil.copytree(trainer.default_root_dir, copies[-1])
+
+    arguments = ["fit", "--config", str(CONFIGS / "cnn.yaml"), "--data.source", "litcnn.data.Digits", *SHORT]
+    arguments += RECIPES[recipe]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "_save", save_and_copy)
+        main([*arguments, "--checkpoints.every_n_minutes", "0"])
+    run = only_run(tmp_path)
+    expected = outcome(run)
+    assert len(copies) == 3 * 3 + 2  # after three of four batches, and at the end of two epochs
+    different = {}
+    for copy in copies:
+        shutil.rmtree(run)
+        shutil.copytree(copy, run)
+        main(["fit", "--resume", str(run)])
+        found = outcome(run)
+        if wrong := [name for name in expected if found[name] != expected[name]]:
+            different[copy.name] = wrong
+    assert not different
+
+
+SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    home = tmp_path_factory.mktemp("uninterrupted")
+    subprocess.run(LONGER, cwd=home, check=True, capture_output=True, timeout=120)
+    return outcome(only_run(home))
+
+
+@pytest.mark.parametrize("injury", ["SIGKILL", "SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+def test_a_program_that_is_stopped_can_be_resumed_to_the_same_bits(
+    injury: str, tmp_path: Path, uninterrupted: dict[str, Any]
+) -> None:
+    program = subprocess.Popen(LONGER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: any(len(run.read_text().splitlines()) > 4 for run in tmp_path.glob("runs/*/*/metrics.csv")))
+    program.send_signal(getattr(signal, injury))
+    printed, _ = program.communicate(timeout=60)
+    assert program.returncode == SIGNALS[injury], printed
+    run = only_run(tmp_path)
+    if injury != "SIGKILL":
+        assert "fit --resume last" in printed and "Traceback" not in printed
+        assert read_state(run) == "stopped"
+        assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["global_step"] < 60
+    done = subprocess.run([*PROGRAM, "--resume", "last"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert outcome(run) == uninterrupted
+    assert read_state(run) == "finished"
+
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--resume", str(run)])
+    assert stopped.value.code == 0
+    assert outcome(run) == uninterrupted
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
