@@ -55,7 +55,7 @@ class Console(Callback):
     def _announce(self, trainer: Trainer) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = ", ".join(f"{split} {size:,}" for split, size in data.sizes().items())
-        trackers = [f"{type(tracker).__name__} {tracker.status_in_short}" for tracker in _with_status(trainer)]
+        trackers = [f"W&B {tracker.status_in_short}" for tracker in _with_status(trainer)]
         parts = [
             _device(trainer),
             f"precision {trainer.precision}",
@@ -67,6 +67,10 @@ class Console(Callback):
         say("[bold]" + " · ".join(parts))
 
     # every epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:
+            say(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tell_epoch(trainer)
@@ -82,7 +86,8 @@ class Console(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = (self._ended or time.monotonic()) - self._started  # of training, up to the validation
-        pl_module.log_dict({"images_per_second": self._images / seconds, "peak_memory_gib": _peak_memory(trainer)})
+        values = {"images_per_second": self._images / seconds, "peak_memory_gib": _peak_memory(trainer)}
+        pl_module.log_dict(values, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tell_epoch(trainer)
@@ -116,7 +121,7 @@ class Console(Callback):
                     say(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
                 say("next: python main.py test --ckpt_path best.ckpt")
         for tracker in _with_status(trainer):
-            say(f"{type(tracker).__name__}: {tracker.status}")
+            say(f"W&B: {tracker.status}")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._table(trainer, "test")

@@ -20,9 +20,14 @@ class RecordConfig(SaveConfigCallback):
         self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config))
         self.plain.pop("resume", None)  # an instruction for this process, not a setting of the run
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: a fit that cannot start leaves the config of the run it was to go on with as it was."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, "fit")
+
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit":
-            return
         write_whole(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(self.plain, sort_keys=False))
         for logger in trainer.loggers:
             logger.log_hyperparams(self.plain)

@@ -17,10 +17,10 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+        self._noted = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self._note(trainer, "running")
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(trainer, "running")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loaded is None:
@@ -36,7 +36,7 @@ class ExactResume(Callback):
         self._note(trainer, "finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn == "fit":
+        if self._noted:
             self._note(trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SystemExit) else "failed")
 
     def state_dict(self) -> dict[str, Any]:
@@ -46,6 +46,7 @@ class ExactResume(Callback):
         self._loaded = state_dict
 
     def _note(self, trainer: Trainer, state: State) -> None:
+        self._noted = state == "running"  # until it is over
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_state(Path(trainer.default_root_dir), state)
 
@@ -53,7 +54,7 @@ class ExactResume(Callback):
 def random_state() -> dict[str, Any]:
     """The state of every global generator, as tensors, numbers and lists: what `weights_only=True` loads."""
     version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -70,4 +71,4 @@ def set_random_state(state: dict[str, Any]) -> None:
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))

@@ -29,9 +29,16 @@ class StopOnSignal(Checkpoint):
         self._before: dict[int, Any] = {}
         self._told = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # signals reach no other
-            # in place of Lightning's handlers: its SIGTERM may wait for ever for other processes, and exits with 0
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._listen()
+
+    def _listen(self) -> None:
+        # In place of Lightning's handlers, which are set after `on_fit_start`: its SIGTERM may wait for ever for other
+        # processes, and exits with 0. Only the main thread may set handlers, and hears signals.
+        if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
