@@ -82,6 +82,8 @@ class ImageClassifier(LightningModule):
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
+        self._schedule_states: list[dict[str, Any]] = []
+        self._epochs: int | None = None  # of the fit, where the schedule wanted to know
         self._rate = 0.0
 
     def forward(self, images: Tensor) -> Tensor:
@@ -121,6 +123,7 @@ class ImageClassifier(LightningModule):
         }
         # sums so far: the checkpoint may be written in the middle of an epoch
         checkpoint["train_metrics"] = {name: dict(self._metric(name).metric_state) for name in TRAIN_METRICS}
+        checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
 
@@ -138,7 +141,9 @@ class ImageClassifier(LightningModule):
             metric = self._metric(name)
             for key, value in sums.items():
                 setattr(metric, key, value.to(metric.device))
+        self._rate = checkpoint.get("rate", self._rate)
         self._plateau_state = checkpoint.get("plateau")
+        self._schedule_states = checkpoint["lr_schedulers"]
 
     # Optimizer and schedule
 
@@ -158,13 +163,21 @@ class ImageClassifier(LightningModule):
             if self._plateau_state is not None:
                 schedule.load_state_dict(self._plateau_state)
             return optimizer
+        for state in self._schedule_states:
+            _check_length(schedule, state)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
+    def on_train_start(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if self._epochs is not None and hasattr(config.scheduler, "T_max"):
+                config.scheduler.T_max = self._epochs  # a resumed run may have been given more epochs
+
     def _epochs_of_fit(self) -> int:
-        if self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
-            return self.trainer.max_epochs
-        batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches  # max_steps was given
-        return math.ceil(batches / self.trainer.num_training_batches)
+        self._epochs = self.trainer.max_epochs
+        if self._epochs is None or self._epochs < 0:  # max_steps was given
+            batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+            self._epochs = math.ceil(batches / self.trainer.num_training_batches)
+        return self._epochs
 
     # Steps. Metrics are summed on the device: nothing is read, logged or synchronised between two log steps.
 
@@ -193,12 +206,12 @@ class ImageClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         values: dict[str, Any] = {**self._epoch_values("train"), "lr": self._rate}
-        self.log_dict(values, logger=False)
+        self.log_dict(values, logger=False, sync_dist=True)
         self._record(values, self.global_step - 1)
 
     def on_validation_epoch_end(self) -> None:
         values = self._epoch_values("val")
-        self.log_dict(values, prog_bar=True)
+        self.log_dict(values, prog_bar=True, sync_dist=True)
         # in a fit's validation too `trainer.training` is False
         if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._plateau.step(values["val/loss"])
@@ -206,9 +219,9 @@ class ImageClassifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         per_class = self._metric("test/class_acc")
         names = [f"test/acc/{name}" for name in self.class_names]
-        self.log_dict(dict(zip(names, per_class.compute(), strict=True)))
+        self.log_dict(dict(zip(names, per_class.compute(), strict=True)), sync_dist=True)
         per_class.reset()
-        self.log_dict(self._epoch_values("test"))
+        self.log_dict(self._epoch_values("test"), sync_dist=True)
 
     def _step(self, batch: Batch, split: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
         images, labels = batch
@@ -265,6 +278,16 @@ def make_schedule(
     if "T_max" in accepted and not given.get("T_max"):
         missing["T_max"] = epochs()
     return factory(optimizer, **missing), interval
+
+
+def _check_length(schedule: LRScheduler, state: dict[str, Any]) -> None:
+    """Raises ValueError where a run is to go on with a schedule whose shape was fixed for another number of steps."""
+    ours, theirs = getattr(schedule, "total_steps", None), state.get("total_steps")
+    if ours != theirs:
+        raise ValueError(
+            f"{type(schedule).__name__} of this run was made for {theirs} steps and cannot go on for {ours}: resume it "
+            "with the same number of epochs and the same batches, or start a new run"
+        )
 
 
 def _check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:

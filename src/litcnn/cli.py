@@ -1,12 +1,15 @@
 """The command line: its verbs and their defaults. It wires the rooms together and holds no logic of theirs."""
 
 import json
+import logging
 import sys
+import uuid
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
@@ -17,6 +20,7 @@ from litcnn import callbacks, checkpoint, errors, run
 from litcnn.classifier import ImageClassifier
 from litcnn.data import ImageData, Source
 from litcnn.loggers import CSVMetrics
+from litcnn.trust import check_trusted
 
 VERBS = ("fit", "validate", "test", "predict")
 RESUME_HELP = (
@@ -64,7 +68,9 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
+        parser.add_argument("--trust", nargs="*", type=str, default=[], help="Packages that a checkpoint may name too.")
         parser.add_lightning_class_args(callbacks.Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(callbacks.CheckNumerics, "numerics")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.set_defaults(
             {
@@ -77,7 +83,11 @@ class CLI(LightningCLI):
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(with_what_is_remembered(args))
+        args = with_what_is_remembered(args)
+        self.config = parser.parse_args(args)
+        path = self.config[self.config.subcommand].ckpt_path
+        if path and not any(arg.startswith("--ckpt_path") for arg in args):  # it stands in a config
+            self.config = parser.parse_args(with_what_is_remembered([*args, "--ckpt_path", str(path)]))
         config = self.config[self.config.subcommand]
         for group in ("trainer", "model", "data"):  # jsonargparse lets a bare value pass for a group
             if not isinstance(config[group], Namespace):
@@ -113,7 +123,14 @@ class CLI(LightningCLI):
         loggers = []
         if self.subcommand == "fit":
             loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
-        return super().instantiate_trainer(callbacks=extra, logger=loggers, **kwargs)
+        plugins = [*_as_list(settings["plugins"]), checkpoint.CheckpointFiles()]
+        return super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
+
+    def fit(self, **kwargs: Any) -> None:
+        try:
+            self.trainer.fit(**kwargs)
+        except torch.OutOfMemoryError as error:
+            raise ValueError(callbacks.explain_out_of_memory(error, self.config.fit.data.batch_size)) from error
 
     def after_fit(self) -> None:
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, callbacks.Checkpoints))
@@ -141,12 +158,15 @@ class CLI(LightningCLI):
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments and not arguments.name:
-                arguments.name = f"{config.name}/{directory.name}"
+            if "project" in arguments:  # in the config of the run, so that a resumed run continues the tracker's
+                arguments.name = arguments.name or f"{config.name}/{directory.name}"
+                arguments.id = arguments.id or uuid.uuid4().hex[:8]
 
 
 def main(args: list[str] | None = None) -> None:
     """Runs the command line `args` (without the program's name), by default that of this process."""
+    # Lightning's advertisement of its own tracker, at every start
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
         CLI(sys.argv[1:] if args is None else args)
     except KeyboardInterrupt:  # before or after a fit, which has its own way to stop
@@ -160,33 +180,44 @@ def main(args: list[str] | None = None) -> None:
 def with_what_is_remembered(args: list[str]) -> list[str]:
     """Puts what a checkpoint, or the run to resume, remembers in front of all other settings: flags and configs win."""
     parser = PlainParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--resume", "--name", "--runs", "--config"):
+    for option in ("--ckpt_path", "--resume", "--name", "--runs"):
         parser.add_argument(option, nargs="?")
-    parser.add_argument("-c", dest="config", nargs="?")
+    parser.add_argument("--config", "-c", action="append")
+    parser.add_argument("--trust", nargs="*", default=[])
     given, others = parser.parse_known_args(args)
     verb, *rest = args or [""]
     if given.ckpt_path not in (None, "null"):
-        return [verb, "--config", json.dumps(checkpoint.read(given.ckpt_path)["config"]), *rest]
+        return [verb, "--config", json.dumps(config_of_checkpoint(given.ckpt_path, given.trust)), *rest]
     if verb != "fit" or given.resume in (None, "null"):
         return args
-    name = given.name or (Path(given.config).stem if given.config else None)
+    name = given.name or (Path(given.config[0]).stem if given.config else None)
     directory = run.find(given.resume, given.runs or "runs", name)
     if directory is None:
         return args
     if run.read_state(directory) == "finished" and others == ["fit"]:
         callbacks.say(f"{run.relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
         sys.exit(0)
-    newest = directory / "checkpoints" / "last.ckpt"
-    where = ["--trainer.default_root_dir", str(directory)]
-    return [
-        "fit",
-        "--config",
-        str(directory / "config.yaml"),
-        *rest,
-        *where,
-        "--ckpt_path",
-        str(newest) if newest.exists() else "null",
-    ]
+    newest = checkpoint.newest_intact(directory / "checkpoints")
+    for damage in newest.skipped:
+        callbacks.say(f"passed over: {damage}")
+    if newest.path is None and newest.skipped:
+        raise ValueError(f"no checkpoint of {run.relative(directory)} is intact: start the run anew, without --resume")
+    place = ["--trainer.default_root_dir", str(directory), "--ckpt_path", str(newest.path or "null")]
+    return ["fit", "--config", str(directory / "config.yaml"), *rest, *place]
+
+
+def config_of_checkpoint(path: str, trusted: list[str]) -> dict[str, Any]:
+    """What a checkpoint remembers of its classifier and data, once it is known to name nothing that could harm.
+
+    Raises:
+        ValueError: where it is damaged, or names what it may not.
+    """
+    content = checkpoint.read(path)
+    if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
+        raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
+    config: dict[str, Any] = content["config"]
+    check_trusted(config, trusted)
+    return config
 
 
 def fit_network_to_data(config: Namespace) -> None:

@@ -1,7 +1,6 @@
 """A run that was interrupted anywhere and resumed ends with the same bits as one that was not."""
 
-import csv
-import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -13,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from outcome import outcome
 
 from litcnn.callbacks import Checkpoints
 from litcnn.cli import main
 from litcnn.run import read_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TIMINGS = {"images_per_second", "peak_memory_gib"}
 SHORT = [
     "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
     "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "2",
@@ -29,31 +28,6 @@ SHORT = [
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
 LONGER = [*PROGRAM, "--config", str(CONFIGS / "cnn.yaml"), "--data.source", "litcnn.data.Digits", *SHORT]
 LONGER += ["--trainer.limit_train_batches", "30", "--trainer.max_epochs", "3"]
-
-
-def digest(content: Any) -> str:
-    """One hash of everything in a checkpoint, tensors by their bits."""
-    if isinstance(content, torch.Tensor):
-        return hashlib.sha256(content.contiguous().numpy().tobytes() + str(content.dtype).encode()).hexdigest()
-    if isinstance(content, dict):
-        content = [(str(key), digest(value)) for key, value in sorted(content.items(), key=lambda item: str(item[0]))]
-    elif isinstance(content, list | tuple):
-        content = [digest(value) for value in content]
-    return hashlib.sha256(repr(content).encode()).hexdigest()
-
-
-def outcome(run: Path) -> dict[str, Any]:
-    """What must be the same: weights, optimizer, schedule, random state, best checkpoint, metrics."""
-    last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
-    with (run / "metrics.csv").open() as file:
-        metrics = [{key: row[key] for key in row if key not in TIMINGS} for row in csv.DictReader(file)]
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_metrics")
-    found = {f"last {part}": digest(last[part]) for part in parts}
-    found["plateau"] = digest(last.get("plateau"))
-    found["best"] = digest(
-        {part: best[part] for part in ("state_dict", "optimizer_states", "global_step", "callbacks")}
-    )
-    return {**found, "metrics": metrics}
 
 
 def only_run(home: Path) -> Path:
@@ -143,3 +117,18 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["first", "second"])
+def test_of_two_processes_either_may_be_asked_to_stop(who: str, tmp_path: Path) -> None:
+    """Stock Lightning waits for ever where only the second one is."""
+    two = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.max_epochs", "1000"]
+    program = subprocess.Popen([*LONGER, *two], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wait_for(lambda: any(len(run.read_text().splitlines()) > 4 for run in tmp_path.glob("runs/*/*/metrics.csv")), 120)
+    (second,) = Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text().split()
+    os.kill(program.pid if who == "first" else int(second), signal.SIGTERM)
+    printed, _ = program.communicate(timeout=60)
+    assert program.returncode == 143, printed
+    assert torch.load(only_run(tmp_path) / "checkpoints/last.ckpt", weights_only=True)["global_step"] > 0
+    wait_for(lambda: not Path(f"/proc/{second}/cmdline").exists() or not Path(f"/proc/{second}/cmdline").read_bytes())

@@ -1,0 +1,115 @@
+"""No checkpoint runs code through the program, wherever it is named; and its damage is told in one line."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from litcnn.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TINY = [
+    "--config",
+    str(CONFIGS / "with/debug.yaml"),
+    "--model.network.init_args.widths",
+    "[4]",
+    "--data.batch_size",
+    "8",
+]
+EVIL = "import pathlib\npathlib.Path('RAN').touch()\nfrom torch import nn\nclass Net(nn.Identity): ...\n"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("good")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        main(["fit", *TINY])
+    return (home / "best.ckpt").resolve()
+
+
+@pytest.fixture()
+def content(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What is in a checkpoint, to be made evil; a module beside it that must not be imported."""
+    (tmp_path / "evil.py").write_text(EVIL)
+    monkeypatch.syspath_prepend(tmp_path)
+    return dict(torch.load(good, weights_only=True))
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments])
+    assert stopped.value.code == 2
+    assert not Path("RAN").exists()
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["evil.Net", "os.system", "subprocess.Popen", "torch.os.system", "torch.hub.load"])
+@pytest.mark.parametrize("verb", ["test", "fit"])
+def test_a_class_path_is_refused_by_name(
+    path: str, verb: str, content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["config"]["model"]["network"] = {"class_path": path}
+    torch.save(content, "evil.ckpt")
+    assert f"model.network.class_path in the checkpoint is {path}" in refusal(capsys, verb, "--ckpt_path", "evil.ckpt")
+
+
+def test_a_checkpoint_named_in_a_config_is_checked_too(
+    content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["config"]["model"]["network"] = {"class_path": "evil.Net"}
+    torch.save(content, "evil.ckpt")
+    Path("mine.yaml").write_text("ckpt_path: evil.ckpt")
+    assert "is evil.Net" in refusal(capsys, "test", "--config", "mine.yaml")
+
+
+def test_hyper_parameters_which_lightning_would_import_are_refused(
+    content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content["hyper_parameters"] = {"network": {"class_path": "evil.Net"}}
+    torch.save(content, "evil.ckpt")
+    assert "hyper_parameters" in refusal(capsys, "test", "--ckpt_path", "evil.ckpt")
+
+
+def test_a_trusted_package_is_used(content: dict[str, Any]) -> None:
+    content["config"]["model"]["network"] = {"class_path": "evil.Net"}
+    torch.save(content, "evil.ckpt")
+    with pytest.raises(SystemExit):
+        main(["test", "--ckpt_path", "evil.ckpt", "--trust", "evil", "--print_config"])
+    assert Path("RAN").exists()  # importing it ran it: that is what trust means
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", *TINY, "--trainer.max_epochs", "2"])
+    (run,) = (tmp_path / "runs").glob("*/*")
+    (run / "state.json").write_text('{"state": "running"}')
+    with (run / "checkpoints/last.ckpt").open("r+b") as file:
+        file.truncate(1000)
+    capsys.readouterr()
+    main(["fit", "--resume", "last"])
+    assert "last.ckpt is no intact checkpoint" in capsys.readouterr().out
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 1
+    shutil.rmtree(run / "checkpoints")
+
+
+def test_a_one_cycle_cannot_be_stretched_and_the_run_stays_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["fit", *TINY, "--config", str(CONFIGS / "with/one_cycle.yaml")])
+    (run,) = (tmp_path / "runs").glob("*/*")
+    before = (run / "config.yaml").read_text(), (run / "state.json").read_text()
+    message = refusal(capsys, "fit", "--resume", str(run), "--trainer.max_epochs", "3")
+    assert "OneCycleLR of this run was made for 4 steps and cannot go on for 12" in message
+    assert before == ((run / "config.yaml").read_text(), (run / "state.json").read_text())
+
+
+def test_more_epochs_given_to_a_finished_run_hold_and_stretch_a_cosine(tmp_path: Path) -> None:
+    main(["fit", *TINY, "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "2"])
+    (run,) = (tmp_path / "runs").glob("*/*")
+    main(["fit", "--resume", str(run), "--trainer.max_epochs", "4"])
+    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    assert content["epoch"] == 3 and content["lr_schedulers"][0]["T_max"] == 4
