@@ -62,12 +62,12 @@ def steps(path: Path) -> int:
         ([0.1, 0.5, 0.3], 1),
         ([0.1, 0.2, 0.3], 2),
         ([0.5, 0.4, 0.3], 0),
-        ([0.1, 0.5, 0.5, 0.5], 1),  # of equals the first
-        ([0.0, 0.0], 0),
+        ([0.1, 0.5, 0.5, 0.4], 2),  # of equals the newer
+        ([0.0, 0.0], 1),
         ([math.nan, 0.1, math.nan], 1),
     ],
 )
-def test_best_is_the_first_with_the_highest_score_and_last_is_the_last(scores, best):
+def test_best_is_the_newest_with_the_highest_score_and_last_is_the_last(scores, best):
     checkpoints = run(scores, Checkpoints())
     assert (checkpoints.best_epoch, checkpoints.best_score) == (best, pytest.approx(scores[best]))
     assert steps(BEST) == 3 * (best + 1)

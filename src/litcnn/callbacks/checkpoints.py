@@ -67,8 +67,11 @@ class Checkpoints(Checkpoint):
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ValueError(f"checkpoints.monitor {self.monitor!r} is not logged in validation: there are {known}")
         score = float(trainer.callback_metrics[self.monitor])
-        better = self.best_score is None or (score > self.best_score if self.mode == "max" else score < self.best_score)
-        if better and math.isfinite(score):
+        # of equals the newer: few validation images make ties, and later weights have seen more, at a lower rate
+        as_good = self.best_score is None or (
+            score >= self.best_score if self.mode == "max" else score <= self.best_score
+        )
+        if as_good and math.isfinite(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             self._save(trainer, "best.ckpt")
 

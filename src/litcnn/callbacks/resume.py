@@ -1,6 +1,7 @@
 """What a run needs to go on as if it had never been interrupted, beyond what Lightning keeps."""
 
 import random
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class ExactResume(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._noted:
-            self._note(trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SystemExit) else "failed")
+            with suppress(OSError):  # on a full disk the exception says more; a run left "running" can be resumed too
+                self._note(trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SystemExit) else "failed")
 
     def state_dict(self) -> dict[str, Any]:
         return random_state()

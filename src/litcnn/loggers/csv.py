@@ -1,6 +1,7 @@
 """Metrics as CSV: always written, whatever else tracks the run."""
 
 import csv
+import errno
 import io
 from argparse import Namespace
 from pathlib import Path
@@ -48,11 +49,17 @@ class CSVMetrics(Logger):
             self._rows.append(row)
             if self.path.exists():
                 self._last_row_at = self.path.stat().st_size
-        if new_columns or not self.path.exists():
-            self._columns += new_columns
-            self._write_all()
-        else:
-            self._write_last_row()
+        try:
+            if new_columns or not self.path.exists():
+                self._columns += new_columns
+                self._write_all()
+            else:
+                self._write_last_row()
+        except OSError as error:
+            remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
+            raise OSError(
+                f"cannot write {self.path}: {error.strerror}; {remedy}, then `fit --resume` goes on"
+            ) from error
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
