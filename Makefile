@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test test-slow lint requirements clean
+.PHONY: train test test-slow faults lint requirements clean
 
 train: $(READY)  ## fit and test CONFIG
 	$(BIN)/python main.py fit --config $(CONFIG)
@@ -15,6 +15,9 @@ test: $(READY)  ## the quick suite
 
 test-slow: $(READY)  ## the tests that take more than 15 s each
 	$(BIN)/python -m pytest -m slow
+
+faults: $(READY)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
+	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
 
 lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
