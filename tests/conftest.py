@@ -7,6 +7,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start too: the bits depend on it
 
 
 @pytest.fixture(autouse=True)

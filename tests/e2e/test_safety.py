@@ -30,7 +30,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return (home / "best.ckpt").resolve()
 
 
-@pytest.fixture()
+@pytest.fixture
 def content(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What is in a checkpoint, to be made evil; a module beside it that must not be imported."""
     (tmp_path / "evil.py").write_text(EVIL)
