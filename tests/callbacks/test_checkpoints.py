@@ -130,6 +130,12 @@ def test_with_0_minutes_it_saves_after_every_step_but_the_last_of_an_epoch():
     assert steps(LAST) == 6
 
 
+def test_with_steps_given_it_saves_at_each_multiple():
+    watch = Watch()
+    run([0.1, 0.2], Checkpoints(every_n_steps=2), watch)
+    assert watch.seen == ["-", "-", "2", "2v", "3", "4", "4", "4v"]
+
+
 def test_minutes_are_counted_from_the_last_save(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("litcnn.callbacks.checkpoints.time.monotonic", lambda: clock[0])

@@ -15,8 +15,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from litcnn.run import link
 
 
+def can_resume_after(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether a fit can be resumed exactly from a checkpoint written after this batch.
+
+    Not after the last one of an epoch: its validation would be skipped. Not between two batches whose gradients are
+    accumulated: no checkpoint holds gradients.
+    """
+    return not trainer.is_last_batch and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Checkpoints(Checkpoint):
-    """Writes `last.ckpt` after every epoch and every `every_n_minutes`, `best.ckpt` when the monitored metric improves.
+    """Writes `last.ckpt` after every epoch and in between, `best.ckpt` when the monitored metric improves.
 
     `best.ckpt` in the working directory is made a link to this run's best one; without validation images there is no
     best, and it links to the last.
@@ -25,14 +34,20 @@ class Checkpoints(Checkpoint):
         monitor: the metric that decides which is best.
         mode: whether more (`max`) or less (`min`) is better.
         every_n_minutes: `last.ckpt` is at most this old, in minutes, however long an epoch takes.
+        every_n_steps: and at most this many steps, where given.
     """
 
     def __init__(
-        self, monitor: str = "val/acc", mode: Literal["max", "min"] = "max", every_n_minutes: float = 10.0
+        self,
+        monitor: str = "val/acc",
+        mode: Literal["max", "min"] = "max",
+        every_n_minutes: float = 10.0,
+        every_n_steps: int | None = None,
     ) -> None:
         self.monitor = monitor
         self.mode = mode
         self.every_n_minutes = every_n_minutes
+        self.every_n_steps = every_n_steps
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._saved_at = math.inf
@@ -52,12 +67,12 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # not after the last batch of an epoch: a fit resumed from there would skip that epoch's validation
-        if trainer.is_last_batch:
+        if not can_resume_after(trainer, batch_idx):
             return
         # all processes save together, so the first one decides
         due = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-        if trainer.strategy.broadcast(due) if trainer.world_size > 1 else due:
+        due = trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+        if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from litcnn.callbacks.checkpoints import Checkpoints
+from litcnn.callbacks.checkpoints import Checkpoints, can_resume_after
 from litcnn.callbacks.console import say
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -18,8 +18,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopOnSignal(Checkpoint):
     """Ends a fit that is asked to stop so that it can be resumed exactly, with exit code 128 + signal (143, 130).
 
-    It stops after the batch, or during validation after the epoch, which can only be resumed before or after its
-    validation. A second signal ends the process at once; the last checkpoint stays whole.
+    It stops after the batch (the last one of those whose gradients are accumulated), or during validation after the
+    epoch, which can only be resumed before or after its validation. A second signal ends the process at once; the last checkpoint stays whole.
 
     It is a `Checkpoint` because Lightning calls these after all others: what it saves has every update of the batch.
     """
@@ -49,8 +49,7 @@ class StopOnSignal(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # after the last batch of an epoch its validation follows, which a fit resumed from here would skip
-        if self._asked(trainer) and not trainer.is_last_batch:
+        if self._asked(trainer) and can_resume_after(trainer, batch_idx):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.save_last(trainer)
