@@ -19,7 +19,8 @@ class StopOnSignal(Checkpoint):
     """Ends a fit that is asked to stop so that it can be resumed exactly, with exit code 128 + signal (143, 130).
 
     It stops after the batch (the last one of those whose gradients are accumulated), or during validation after the
-    epoch, which can only be resumed before or after its validation. A second signal ends the process at once; the last checkpoint stays whole.
+    epoch, which can only be resumed before or after its validation. A second signal ends the process at once; the
+    last checkpoint stays whole.
 
     It is a `Checkpoint` because Lightning calls these after all others: what it saves has every update of the batch.
     """
