@@ -61,8 +61,8 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
     """The run directory to resume.
 
     Args:
-        wanted: `last`: the newest unfinished run under `root`; `auto`: the same among the runs called `name`, None
-            where there is none; else the run directory itself.
+        wanted: `last`: the newest unfinished run under `root`, or where all are finished the newest; `auto`: the newest
+            unfinished one called `name`, None where there is none; else the run directory itself.
 
     Raises:
         ValueError: where there is no such run.
@@ -74,12 +74,13 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
         return directory
     if wanted == "auto" and name is None:
         raise ValueError("--resume auto needs to know which run: give it with --config or --name")
-    unfinished = [d for d in runs_in(root, name if wanted == "auto" and name else "*") if read_state(d) != "finished"]
-    if unfinished:
-        return unfinished[-1]
-    if wanted == "auto":
-        return None
-    raise ValueError(f"no unfinished run under {root}: there are {_listing(runs_in(root)) or 'none yet'}")
+    found = runs_in(root, name if wanted == "auto" and name else "*")
+    unfinished = [directory for directory in found if read_state(directory) != "finished"]
+    if unfinished or wanted == "auto":
+        return unfinished[-1] if unfinished else None
+    if not found:
+        raise ValueError(f"there is no run to resume under {root} yet")
+    return found[-1]
 
 
 def _listing(directories: list[Path]) -> str:
@@ -89,8 +90,11 @@ def _listing(directories: list[Path]) -> str:
 def write_whole(path: Path, text: str) -> None:
     """Writes a file such that it is never seen, or left, half written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def run_dir_of(checkpoint: str | Path) -> Path | None:

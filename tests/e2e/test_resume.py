@@ -51,10 +51,14 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(
     """Saves after every batch that may be saved after, keeps a copy of the whole run directory each time, and resumes
     from every copy."""
     copies: list[Path] = []
+    bests: list[Path] = []
     save = Checkpoints._save
 
     def save_and_copy(self: Checkpoints, trainer: Any, name: str) -> None:
         save(self, trainer, name)
+        if name == "best.ckpt":  # all that is left where the others are damaged
+            bests.append(tmp_path / f"best{len(bests)}")
+            shutil.copytree(trainer.default_root_dir, bests[-1], ignore=shutil.ignore_patterns("last*", "previous*"))
         if name == "last.ckpt" and trainer.global_step < trainer.estimated_stepping_batches:
             copies.append(tmp_path / f"copy{len(copies)}")
             shutil.copytree(trainer.default_root_dir, copies[-1])
@@ -69,7 +73,7 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(
     # after three of four batches (one, where two batches make a step), and at the end of two epochs
     assert len(copies) == (3 * 1 + 2 if recipe == "accumulated" else 3 * 3 + 2)
     different = {}
-    for copy in copies:
+    for copy in copies + bests:
         shutil.rmtree(run)
         shutil.copytree(copy, run)
         main(["fit", "--resume", str(run)])
@@ -109,7 +113,7 @@ def test_a_program_that_is_stopped_can_be_resumed_to_the_same_bits(
     assert read_state(run) == "finished"
 
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--resume", str(run)])
+        main(["fit", "--resume", "last"])
     assert stopped.value.code == 0
     assert outcome(run) == uninterrupted
 

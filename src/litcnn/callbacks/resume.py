@@ -20,10 +20,8 @@ class ExactResume(Callback):
         self._loaded: dict[str, Any] | None = None
         self._noted = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._note(trainer, "running")
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._note(trainer, "running")  # its config.yaml is there by now
         if self._loaded is None:
             return
         # now, and not when it was loaded: making the loaders has used random numbers since
