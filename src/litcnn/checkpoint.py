@@ -110,8 +110,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def newest_intact(directory: str | Path) -> Newest:
-    """The first whole one of `last.ckpt`, `previous.ckpt` and, for want of these, `best.ckpt`, which was saved between
-    validation and the end of its epoch and makes up for neither's exactness."""
+    """The first whole one of `last.ckpt`, `previous.ckpt` and, for want of these, `best.ckpt`, which is the oldest."""
     skipped: list[str] = []
     for name in (LAST, PREVIOUS, BEST):
         path = Path(directory) / name

@@ -51,8 +51,8 @@ class ImageClassifier(LightningModule):
         network: any module that maps float images (N, C, H, W) to logits (N, classes).
         optimizer: called with the parameters; by default the article's Adam.
         lr_scheduler: called with the optimizer; by default the article's ReduceLROnPlateau, which watches `val/loss`.
-            Of a schedule with `total_steps` (OneCycleLR) or `T_max` (CosineAnnealingLR) leave that out, or give 0:
-            it becomes the number of steps (and the schedule moves every step) or of epochs (every epoch) of the fit.
+            Of a schedule with `total_steps` (OneCycleLR) or `T_max` (CosineAnnealingLR) give null or 0 (from Python it
+            may be left out): it becomes the steps (it then moves every step) or epochs (every epoch) of the fit.
         label_smoothing: part of the target spread over all classes, 0 to 1.
         channels_last: lay images and filters out as (N, H, W, C) in memory, which convolutions are faster with.
     """
