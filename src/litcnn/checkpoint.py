@@ -110,7 +110,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def newest_intact(directory: str | Path) -> Newest:
-    """The first whole one of `last.ckpt`, `previous.ckpt` and, for want of these, `best.ckpt`, which is the oldest."""
+    """The first whole one of `last.ckpt`, `previous.ckpt` and, failing these, `best.ckpt`, which may be epochs old."""
     skipped: list[str] = []
     for name in (LAST, PREVIOUS, BEST):
         path = Path(directory) / name
