@@ -1,0 +1,158 @@
+"""Learning-rate schedules that move every step, with positions given as fractions of the training or in epochs."""
+
+import functools
+import inspect
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+Unit = Literal["fraction", "epochs"]
+
+
+class PiecewiseLinear(LRScheduler):
+    """The learning rate follows straight lines between points, the same for every group relative to its own rate.
+
+    `{0: 0.2, 0.23: 1, 1: 0.07}` starts at a fifth of the optimizer's rate, reaches all of it after 23 % of the
+    training and falls to 7 %. Before the first point and after the last the rate stays. Position 1 is the end of the
+    training: the last of n steps is at 1 - 1/n, so that a rate that falls to 0 wastes no step.
+
+    Args:
+        points: position to factor of the initial rate; positions rising, 0 or more, and at most 1 as fractions. Those
+            in epochs may lie beyond a training that is cut short.
+        total_steps: steps of the training; in a config null, for those of the fit.
+        unit: whether positions are fractions of the training or epochs.
+        total_epochs: epochs that `total_steps` make; in a config null, for those of the fit. Used with epochs only.
+
+    Raises:
+        ValueError: for points that do not make a course, or a length that is missing.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        points: dict[float, float],
+        total_steps: int | None = None,
+        unit: Unit = "fraction",
+        total_epochs: float | None = None,
+    ) -> None:
+        self.total_steps, self.length = _lengths(self, total_steps, unit, total_epochs)
+        # plain floats: YAML and JSON turn keys into integers or strings
+        self.points = [(float(position), float(factor)) for position, factor in points.items()]
+        positions = [position for position, _ in self.points]
+        if not positions:
+            raise ValueError("PiecewiseLinear: points is empty, one or more positions with their factors are needed")
+        if any(later <= earlier for earlier, later in itertools.pairwise(positions)):
+            raise ValueError(
+                f"PiecewiseLinear: the positions of points are {positions}, rising ones are needed: "
+                "write points as {position: factor}"
+            )
+        if not all(0 <= position <= (1 if unit == "fraction" else math.inf) for position in positions):
+            allowed = "fractions of the training, 0 to 1, are" if unit == "fraction" else "epochs, 0 or more, are"
+            hint = ", or unit: epochs" if unit == "fraction" else ""
+            raise ValueError(f"PiecewiseLinear: the positions of points are {positions}, {allowed} needed{hint}")
+        factors = [factor for _, factor in self.points]
+        if not all(0 <= factor < math.inf for factor in factors):
+            raise ValueError(f"PiecewiseLinear: the factors of points are {factors}, 0 or more is needed")
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        factor = self._factor(self.last_epoch * self.length / self.total_steps)
+        return [rate * factor for rate in self.base_lrs]
+
+    def _factor(self, position: float) -> float:
+        start, low = self.points[0]
+        if position <= start:
+            return low
+        for end, high in self.points[1:]:
+            if position <= end:
+                return low + (high - low) * (position - start) / (end - start)
+            start, low = end, high
+        return low
+
+
+class WarmupCosine(LRScheduler):
+    """The learning rate rises in a straight line during the warm-up, then falls along half a cosine.
+
+    With w steps of warm-up out of n, step i (from 0) has (i + 1) / (w + 1) of the optimizer's rate for i <= w; the
+    last step, n - 1, has `end` of it.
+
+    Args:
+        warmup: length of the rise, 0 or more, and below 1 as a fraction.
+        end: part of the initial rate that the last step has.
+        total_steps: steps of the training; in a config null, for those of the fit.
+        unit: whether `warmup` is a fraction of the training or in epochs.
+        total_epochs: epochs that `total_steps` make; in a config null, for those of the fit. Used with epochs only.
+
+    Raises:
+        ValueError: for a setting out of range, or a length that is missing.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup: float = 0.05,
+        end: float = 0.0,
+        total_steps: int | None = None,
+        unit: Unit = "fraction",
+        total_epochs: float | None = None,
+    ) -> None:
+        self.total_steps, length = _lengths(self, total_steps, unit, total_epochs)
+        if not 0 <= warmup < (1 if unit == "fraction" else math.inf):
+            allowed = "a fraction of the training, 0 to below 1, is" if unit == "fraction" else "epochs, 0 or more, are"
+            hint = ", or unit: epochs" if unit == "fraction" else ""
+            raise ValueError(f"WarmupCosine: warmup is {warmup}, {allowed} needed{hint}")
+        if not 0 <= end < math.inf:
+            raise ValueError(f"WarmupCosine: end is {end}, a factor of 0 or more is needed")
+        self.warmup_steps = round(warmup / length * self.total_steps)
+        self.end = end
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        step, falling = self.last_epoch, self.total_steps - 1 - self.warmup_steps
+        if step <= self.warmup_steps:
+            factor = (step + 1) / (self.warmup_steps + 1)
+        else:
+            # beyond the last step, where nothing is left to fall, too
+            progress = min(1.0, (step - self.warmup_steps) / max(1, falling))
+            factor = self.end + (1 - self.end) * (1 + math.cos(math.pi * progress)) / 2
+        return [rate * factor for rate in self.base_lrs]
+
+
+def make_schedule(
+    factory: Callable[..., LRScheduler | ReduceLROnPlateau],
+    optimizer: Optimizer,
+    steps: Callable[[], int],
+    epochs: Callable[[], float],
+) -> tuple[LRScheduler | ReduceLROnPlateau, Literal["step", "epoch"]]:
+    """Makes the schedule, with the length it was not given, and says how often it wants to be stepped.
+
+    Args:
+        factory: called with the optimizer; as the command line makes it, or a class or `functools.partial` of one.
+        steps, epochs: of the whole fit; asked only where they are needed.
+    """
+    given = dict(factory.keywords) if isinstance(factory, functools.partial) else {}
+    accepted = {*given, *inspect.signature(factory).parameters}
+    interval: Literal["step", "epoch"] = "step" if "total_steps" in accepted else "epoch"
+    lengths: dict[str, Callable[[], float]] = {"total_steps": steps, "T_max": epochs, "total_epochs": epochs}
+    missing = {name: length() for name, length in lengths.items() if name in accepted and not given.get(name)}
+    return factory(optimizer, **missing), interval
+
+
+def _lengths(
+    schedule: LRScheduler, total_steps: int | None, unit: Unit, total_epochs: float | None
+) -> tuple[int, float]:
+    """Steps of the training, and its length in the unit that positions are given in."""
+    name = type(schedule).__name__
+    if unit not in ("fraction", "epochs"):
+        raise ValueError(f"{name}: unit is {unit!r}, 'fraction' or 'epochs' is needed")
+    if total_steps is None or total_steps < 1:
+        raise ValueError(f"{name}: total_steps is {total_steps}, the steps of the training, 1 or more, are needed")
+    if unit == "fraction":
+        return total_steps, 1.0
+    if total_epochs is None or not total_epochs > 0:
+        raise ValueError(f"{name}: total_epochs is {total_epochs}, but positions in epochs need those of the training")
+    return total_steps, total_epochs
