@@ -1,6 +1,6 @@
 """Images in, batches out."""
 
-from litcnn.data.augment import Augment, Draw, RandomCrop, RandomFlip
+from litcnn.data.augment import AlternatingFlip, Augment, Cutout, Draw, RandomCrop, RandomFlip
 from litcnn.data.loader import BatchLoader
 from litcnn.data.module import ImageData
 from litcnn.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Source, TorchDataset
@@ -8,9 +8,11 @@ from litcnn.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "AlternatingFlip",
     "Arrays",
     "Augment",
     "BatchLoader",
+    "Cutout",
     "Digits",
     "Draw",
     "ImageData",

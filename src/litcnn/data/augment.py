@@ -21,6 +21,7 @@ class Draw:
         seed, epoch, batch: the place in training.
         size: images in the global batch.
         slice: which of them this process holds.
+        indices: int64 (n,), the place in the dataset of each image that this process holds.
         device: where the numbers are wanted.
     """
 
@@ -29,31 +30,70 @@ class Draw:
     batch: int
     size: int
     slice: slice
+    indices: np.ndarray
     device: torch.device
 
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng((self.seed, self.epoch, self.batch))
+        self._streams = np.random.SeedSequence(self.seed)
 
     def integers(self, low: int, high: int) -> Tensor:
         """int64 (n,), uniform in low..high, both included; new numbers at each call."""
         numbers = self._generator.integers(low, high, size=self.size, endpoint=True)
-        return torch.from_numpy(numbers[self.slice]).to(self.device, non_blocking=True)
+        return self._to_device(numbers[self.slice])
+
+    def per_image(self, low: int, high: int) -> Tensor:
+        """int64 (n,), uniform in low..high, both included; new numbers at each call. They are a function of the seed
+        and the image's place in the dataset alone: an image has the same ones in every epoch, whatever its batch."""
+        (stream,) = self._streams.spawn(1)
+        bits = splitmix64(stream.generate_state(1, np.uint64), self.indices)
+        return self._to_device(low + (bits % np.uint64(high - low + 1)).astype(np.int64))
+
+    def _to_device(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+
+
+def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Numbers of a random sequence, each without those before it (Steele, Lea and Flood 2014, SplitMix64).
+
+    Args:
+        seed: uint64 (1,).
+        position: int64 (n,), which numbers of the sequence; the first is 0.
+
+    Returns: uint64 (n,), uniform over all its values.
+    """
+    bits: np.ndarray = seed + (position.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits
 
 
 class Augment(ABC):
-    """A random change to a batch of images."""
+    """A random change to a batch of images. It keeps nothing from one call to the next: a background thread may make
+    the calls, and any batch may be asked for again."""
 
     @abstractmethod
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        """uint8 (N, C, H, W) to the same, on the same device; random numbers come from `draw` only."""
+        """uint8 (N, C, H, W) to the same, on the same device, in new memory; random numbers come from `draw` only."""
 
 
 class RandomFlip(Augment):
     """Mirrors about half of the images left to right."""
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        flip = draw.integers(0, 1).bool()
-        return torch.where(flip[:, None, None, None], images.flip(3), images)
+        return _mirror(images, draw.integers(0, 1).bool())
+
+
+class AlternatingFlip(Augment):
+    """Mirrors every image in every other epoch: a random half of them in even epochs, the others in odd ones.
+
+    So two epochs show each image from both sides, where RandomFlip shows half of them twice from the same one
+    (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
+    """
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return _mirror(images, (draw.per_image(0, 1) + draw.epoch) % 2 == 1)
 
 
 class RandomCrop(Augment):
@@ -71,13 +111,62 @@ class RandomCrop(Augment):
         self.mode = mode
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        height, width = images.shape[2:]
+        number, channels, height, width = images.shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
                 f"RandomCrop cannot reflect {self.padding} pixels of a {height}x{width} image: padding must be smaller"
             )
-        padded = F.pad(images, (self.padding,) * 4, mode="constant" if self.mode == "zeros" else self.mode)
-        # every window as a view, no copy: (N, C, H + 2p, W + 2p) -> (N, C, 2p + 1, 2p + 1, H, W)
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
         top, left = draw.integers(0, 2 * self.padding), draw.integers(0, 2 * self.padding)
-        return windows[torch.arange(len(images), device=images.device), :, top, left]
+        padded = F.pad(images, (self.padding,) * 4, mode="constant" if self.mode == "zeros" else self.mode).contiguous()
+        rows, columns = padded.shape[2:]
+        area, volume = rows * columns, channels * rows * columns
+        # A view of the window that begins at each byte, whatever it is: index_select copies it by whole rows of pixels,
+        # advanced indexing pixel by pixel.
+        last = (number - 1) * volume + 2 * self.padding * (columns + 1)  # below 0 without images
+        windows = padded.as_strided((max(0, last + 1), channels, height, width), (1, area, columns, 1))
+        return windows.index_select(0, torch.arange(number, device=images.device) * volume + top * columns + left)
+
+
+class Cutout(Augment):
+    """Hides one square of each image, its centre anywhere: what of it lies outside the image is cut off.
+
+    The square gets the mean colour of its image, so that images keep their mean colour on average. DeVries and Taylor
+    2017 ("Improved Regularization of Convolutional Neural Networks with Cutout") fill it with the mean of the dataset,
+    which is 0 after normalisation; here, before it, that is not known. They found 16 pixels best for CIFAR-10, 8 for
+    CIFAR-100.
+
+    Args:
+        size: pixels; height and width of the square.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"Cutout size {size} hides nothing: give 1 or more, or leave Cutout out")
+        self.size = size
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        height, width = images.shape[2:]
+        if self.size >= min(height, width):
+            raise ValueError(f"Cutout of {self.size} pixels can hide all of a {height}x{width} image: give fewer")
+        rows, columns = (self._hidden(draw.integers(0, length - 1), length) for length in (height, width))
+        hidden = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
+        # in integers, since sums of floats differ from device to device
+        total = images.sum((2, 3), dtype=torch.int32)
+        mean = ((total + height * width // 2) // (height * width)).to(torch.uint8)[:, :, None, None]
+        return images + hidden * (mean - images)  # modulo 256, so exact; torch.where is five times slower on bytes
+
+    def _hidden(self, centre: Tensor, length: int) -> Tensor:
+        """bool (n, length): the pixels along one side that the square covers."""
+        first = centre[:, None] - self.size // 2
+        pixel = torch.arange(length, device=centre.device)
+        return (pixel >= first) & (pixel < first + self.size)
+
+
+def _mirror(images: Tensor, which: Tensor) -> Tensor:
+    """The images, those where `which` (bool (N,)) is True mirrored left to right."""
+    mirrored = images.flip(3)
+    if images.device.type != "cpu":
+        return torch.where(which[:, None, None, None], mirrored, images)
+    keep = ~which.numpy()
+    mirrored.numpy()[keep] = images.numpy()[keep]  # numpy copies whole images, torch byte by byte
+    return mirrored
