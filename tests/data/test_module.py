@@ -1,9 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from helpers import FakeSource, trainer
+from lightning.pytorch import Trainer
 
-from litcnn.data import Arrays, ImageData, RandomCrop, RandomFlip
+from litcnn.data import Arrays, ImageData, RandomCrop, RandomFlip, module
 
 
 def indices(data: ImageData, split: str) -> list[int]:
@@ -46,6 +49,49 @@ def test_split_depends_on_split_seed_alone():
     assert held_out(split_seed=1) != held_out()
 
 
+def test_folds_are_disjoint_cover_everything_and_have_every_class_evenly():
+    parts = [ImageData(FakeSource(train=(30, 15, 60)), folds=5, fold=fold) for fold in range(5)]
+    for data in parts:
+        assert per_class(data, "val") == [6, 3, 12]
+        assert per_class(data, "train") == [24, 12, 48]
+        assert sorted(indices(data, "train") + indices(data, "val")) == list(range(105))
+        assert indices(data, "train") == sorted(indices(data, "train"))
+    assert sorted(index for data in parts for index in indices(data, "val")) == list(range(105))
+
+
+def test_uneven_folds_differ_by_one_image_a_class():
+    parts = [ImageData(FakeSource(train=(31, 14, 7)), folds=4, fold=fold) for fold in range(4)]
+    counts = np.array([per_class(data, "val") for data in parts])
+    assert counts.sum(0).tolist() == [31, 14, 7]
+    assert (np.ptp(counts, axis=0) <= 1).all()
+
+
+def test_folds_depend_on_split_seed_alone_and_not_on_val_fraction():
+    def held_out(**options) -> list[int]:
+        return indices(ImageData(FakeSource(train=(50, 50)), folds=5, fold=2, **options), "val")
+
+    assert held_out() == held_out(seed=7) == held_out(batch_size=3) == held_out(val_fraction=0)
+    assert held_out(split_seed=1) != held_out()
+    assert held_out() != list(range(40, 60))
+
+
+def test_a_class_with_fewer_images_than_folds_is_named():
+    source = FakeSource(train=(20, 3, 9), names=["cat", "lynx", "dog"])
+    with pytest.raises(
+        ValueError, match=r"data.folds is 5, but there are only 3 training images of 'lynx'.*3 or fewer"
+    ):
+        ImageData(source, folds=5).setup("fit")
+    ImageData(source, folds=3).setup("fit")
+    with pytest.raises(ValueError, match="only 1 training images of 'b'.*no number of folds"):
+        ImageData(FakeSource(train=(20, 1)), folds=2).setup("fit")
+
+
+def test_a_source_with_validation_images_has_nothing_to_fold():
+    data = ImageData(FakeSource(train=(20, 20, 20), val=(3, 4, 5)), folds=5)
+    with pytest.raises(ValueError, match=r"FakeSource has validation images of its own.*leave data.folds out"):
+        data.setup("fit")
+
+
 def test_fit_and_validate_leave_the_test_split_unread_and_test_the_others():
     source = FakeSource()
     data = ImageData(source, val_fraction=0.2)
@@ -60,9 +106,8 @@ def test_fit_and_validate_leave_the_test_split_unread_and_test_the_others():
     source = FakeSource()
     data = ImageData(source)
     data.trainer = trainer()
-    for stage in ("test", "predict"):
-        data.setup(stage)
-    assert [len(list(data.test_dataloader())), len(list(data.predict_dataloader()))] == [1, 1]
+    data.setup("test")
+    assert len(list(data.test_dataloader())) == 1
     assert source.loaded == ["test"]
     assert data.sizes() == {"test": 15}
 
@@ -122,7 +167,6 @@ def test_only_training_batches_are_shuffled_and_augmented():
     for loader, split, stored in (
         (data.val_dataloader(), "val", "train"),
         (data.test_dataloader(), "test", "test"),
-        (data.predict_dataloader(), "test", "test"),
     ):
         images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
         arrays = source.load(stored)
@@ -157,6 +201,10 @@ def test_loaders_hold_the_batch_size_seed_and_place_of_the_trainer():
         ({"val_fraction": -0.1}, r"data.val_fraction is -0.1"),
         ({"mean": [0.5] * 3}, r"data.mean and data.std go together"),
         ({"std": [0.5] * 3}, r"data.mean and data.std go together"),
+        ({"folds": 1}, r"data.folds is 1: 2 or more"),
+        ({"folds": 5, "fold": 5}, r"data.fold is 5: 0 to 4 are allowed"),
+        ({"folds": 5, "fold": -1}, r"data.fold is -1: 0 to 4"),
+        ({"fold": 1}, r"data.fold is 1: it needs data.folds"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, words):
@@ -169,7 +217,6 @@ def test_settings_that_cannot_work_are_refused(options, words):
     [
         (FakeSource(train=None), "fit", "FakeSource has no train images"),
         (FakeSource(test=None), "test", "FakeSource has no test images"),
-        (FakeSource(test=None), "predict", "FakeSource has no test images"),
         (FakeSource(train=(0, 0)), "fit", "FakeSource: the train split is empty"),
         (
             FakeSource(train=(5, 5, 5), names=["cat", "dog"]),
@@ -203,3 +250,69 @@ def test_setup_prepares_the_source():
     data.setup("fit")
     assert source.prepared == 2
     assert data.class_names == ["a", "b", "c"]
+
+
+# Where the arrays lie
+
+
+def on_device(device: str, free: int, monkeypatch, **options) -> ImageData:
+    """Of 30 training images of 192 bytes, each with a label of 8, and half as many test images: on a device with so
+    many bytes free."""
+    data = ImageData(FakeSource(), val_fraction=0.2, **options)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
+    monkeypatch.setattr(module, "free_memory", lambda asked: free if asked == torch.device(device) else 0)
+    return data
+
+
+def test_what_fits_in_a_quarter_of_the_free_memory_lies_on_the_device_once(monkeypatch):
+    data = on_device("meta", 4 * 30 * 200, monkeypatch)
+    train, val, test = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    for loader in (train, val, test):
+        assert (loader.images.device.type, loader.labels.device.type, loader.prefetch) == ("meta", "meta", 0)
+    assert train.images is val.images and train.labels is val.labels
+    assert (train.images.shape, train.images.dtype, test.images.shape) == ((30, 3, 8, 8), torch.uint8, (15, 3, 8, 8))
+    assert data.train_dataloader().images is train.images  # and no second time
+    assert data.part("train").arrays.images.device.type == "cpu"
+
+
+def test_what_does_not_fit_stays_in_host_memory_and_is_fetched_ahead_for_a_gpu(monkeypatch):
+    data = on_device("cuda:0", 4 * 30 * 200 - 1, monkeypatch)
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert (loader.images.device.type, loader.labels.device.type, loader.prefetch) == ("cpu", "cpu", 2)
+        assert loader.images is data.part("train").arrays.images
+
+
+def test_it_is_decided_once_for_images_that_share_their_arrays(monkeypatch):
+    data = on_device("meta", 0, monkeypatch)
+    train = data.train_dataloader()
+    monkeypatch.setattr(module, "free_memory", lambda device: 10**9)
+    assert data.val_dataloader().images is train.images is data.part("train").arrays.images
+
+
+def test_on_a_cpu_nothing_is_moved_or_fetched_ahead():
+    data = ImageData(FakeSource(), val_fraction=0.2)
+    data.trainer = trainer()
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert loader.images is data.part("train").arrays.images and loader.prefetch == 0
+
+
+def test_free_memory_is_that_of_the_gpu_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 + device.index, 5000))
+    assert module.free_memory(torch.device("cuda", 3)) == 1003
+    assert module.free_memory(torch.device("cpu")) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("free", [0, None])
+def test_a_gpu_gets_the_batches_of_the_cpu(free, monkeypatch):
+    if free is not None:
+        monkeypatch.setattr(module, "free_memory", lambda device: free)
+
+    def batches(accelerator: str) -> list[torch.Tensor]:
+        data = ImageData(FakeSource(train=(30, 30, 30)), batch_size=16, augment=[RandomCrop(2), RandomFlip()])
+        data.trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
+        loaders = (data.train_dataloader(), data.val_dataloader())
+        return [tensor.cpu() for loader in loaders for batch in loader for tensor in batch]
+
+    assert all(torch.equal(a, b) for a, b in zip(batches("gpu"), batches("cpu"), strict=True))
