@@ -11,10 +11,10 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from litcnn import errors
 from litcnn.callbacks import Checkpoints
 from litcnn.callbacks.numerics import CheckNumerics, explain_out_of_memory
 from litcnn.classifier import ImageClassifier
+from litcnn.cli import errors
 from litcnn.data import ImageData, RandomFlip
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)

@@ -1,28 +1,37 @@
-"""The command line: its verbs and their defaults. It wires the rooms together and holds no logic of theirs."""
+"""The verbs that the Trainer runs: LightningCLI and its defaults. It wires the rooms together and holds no logic of
+theirs."""
 
 import json
 import logging
 import sys
 import uuid
+import warnings
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch import nn
 
-from litcnn import callbacks, checkpoint, errors, run
+from litcnn import callbacks, checkpoint, run
 from litcnn.classifier import ImageClassifier
+from litcnn.cli import errors
 from litcnn.data import ImageData, Source
 from litcnn.loggers import CSVMetrics
-from litcnn.trust import check_trusted
+from litcnn.trust import read_trusted
 
-VERBS = ("fit", "validate", "test", "predict")
+VERBS = ("fit", "validate", "test")
+DEFAULTS = {
+    "model.network": {"class_path": "litcnn.networks.CNN"},
+    "data.source": {"class_path": "litcnn.data.Digits"},
+}
+REPLACED_WHOLE = (*DEFAULTS, "model.optimizer", "model.lr_scheduler")  # the last two have theirs in Python
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
@@ -48,10 +57,15 @@ class Parser(LightningArgumentParser):
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate`, `test` and `predict`, driven by YAML and flags."""
+    """`fit`, `validate` and `test`, driven by YAML and flags."""
 
     def __init__(self, args: list[str]) -> None:
+        self.args = args
         self.notes: list[str] = []
+        # Lightning's advertisement of its own tracker, and its own use of what torch 2.15 deprecates, at every start
+        chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+        chatter.addFilter(lambda record: "litlogger" not in record.msg)
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         super().__init__(
             ImageClassifier,
             ImageData,
@@ -65,6 +79,10 @@ class CLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in VERBS}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
@@ -72,12 +90,10 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(callbacks.Checkpoints, "checkpoints")
         parser.add_lightning_class_args(callbacks.CheckNumerics, "numerics")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.set_defaults(
-            {
-                "model.network": {"class_path": "litcnn.networks.CNN"},
-                "data.source": {"class_path": "litcnn.data.Digits"},
-            }
-        )
+        parser.set_defaults(DEFAULTS)
+        # jsonargparse hands what a class has by default on to one that is named in its place, where a name fits:
+        # the widths of the CNN to any network that has widths
+        parser.set_defaults(dict.fromkeys(errors.classes_given(self.args) & {*REPLACED_WHOLE}))
         if getattr(parser, "verb", "") == "fit":
             parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
@@ -101,9 +117,7 @@ class CLI(LightningCLI):
             fit_network_to_data(config)
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
-        if self.subcommand == "predict":
-            config.return_predictions = False  # they go into a file
-        self._choose_precision(config.trainer)
+        self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
 
     def instantiate_classes(self) -> None:
@@ -116,13 +130,16 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The Trainer, with what every run has: words on the terminal, results, a bar, and metrics as CSV."""
         settings = self._get(self.config_init, "trainer")
-        extra = [*_as_list(settings["callbacks"]), callbacks.Console(self.notes), callbacks.WriteResults()]
+        extra = [*_as_list(settings["callbacks"]), callbacks.Console(self.notes), callbacks.BatchPicture()]
+        extra += [callbacks.WriteReport(["python", "main.py", *self.args])]
         extra += [callbacks.ExactResume(), callbacks.StopOnSignal()]
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
             extra.append(callbacks.ProgressBar())
         loggers = []
         if self.subcommand == "fit":
             loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
+        elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
+            loggers = _as_list(settings["logger"])
         plugins = [*_as_list(settings["plugins"]), checkpoint.CheckpointFiles()]
         return super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
 
@@ -137,13 +154,17 @@ class CLI(LightningCLI):
         if self.config.fit.test_after_fit and (path := best.best_path(self.trainer)):
             self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
 
-    def _choose_precision(self, trainer: Namespace) -> None:
-        """16-bit floats pay off on GPUs only; a recipe that asks for them runs on a CPU unchanged."""
+    def _adapt_to_cpu(self, trainer: Namespace) -> None:
+        """A recipe for GPUs runs on a CPU unchanged: what is for GPUs only gives way, and that is said."""
         gpu = CUDAAccelerator.is_available() or MPSAccelerator.is_available()
-        on_cpu = trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and not gpu)
-        if on_cpu and trainer.precision in ("16-mixed", "16", 16):
-            self.notes.append(f"32-true in place of {trainer.precision}, which is for GPUs")
-            trainer.precision = "32-true"
+        if trainer.accelerator != "cpu" and (trainer.accelerator != "auto" or gpu):
+            return
+        if trainer.precision in ("16-mixed", "16", 16):
+            given, trainer.precision = trainer.precision, "bf16-mixed" if multiplies_bf16() else "32-true"
+            self.notes.append(f"{trainer.precision} in place of {given}, which is for GPUs")
+        if trainer.sync_batchnorm:
+            trainer.sync_batchnorm = False
+            self.notes.append("no sync_batchnorm, which is for GPUs")
 
     def _choose_run_dir(self, config: Namespace) -> None:
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
@@ -163,18 +184,16 @@ class CLI(LightningCLI):
                 arguments.id = arguments.id or uuid.uuid4().hex[:8]
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command line `args` (without the program's name), by default that of this process."""
-    # Lightning's advertisement of its own tracker, at every start
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
-    try:
-        CLI(sys.argv[1:] if args is None else args)
-    except KeyboardInterrupt:  # before or after a fit, which has its own way to stop
-        sys.exit(130)
-    except Exception as error:
-        if not errors.is_for_the_user(error):
-            raise
-        errors.stop(str(error))
+def run_verb(args: list[str]) -> None:
+    """Runs a command line that begins with one of the verbs."""
+    CLI(args)
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in hardware (Intel's AMX), some four times as fast as float32;
+    where it does not, bfloat16 is several times slower."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16"))
 
 
 def with_what_is_remembered(args: list[str]) -> list[str]:
@@ -187,7 +206,10 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     given, others = parser.parse_known_args(args)
     verb, *rest = args or [""]
     if given.ckpt_path not in (None, "null"):
-        return [verb, "--config", json.dumps(config_of_checkpoint(given.ckpt_path, given.trust)), *rest]
+        remembered = read_trusted(given.ckpt_path, given.trust)["config"]
+        if verb == "test":
+            remembered["trainer"] = {"logger": tracker_of(run.run_dir_of(given.ckpt_path))}
+        return [verb, "--config", json.dumps(remembered), *rest]
     if verb != "fit" or given.resume in (None, "null"):
         return args
     name = given.name or (Path(given.config[0]).stem if given.config else None)
@@ -206,18 +228,18 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     return ["fit", "--config", str(directory / "config.yaml"), *rest, *place]
 
 
-def config_of_checkpoint(path: str, trusted: list[str]) -> dict[str, Any]:
-    """What a checkpoint remembers of its classifier and data, once it is known to name nothing that could harm.
+def tracker_of(directory: Path | None) -> Any:
+    """The W&B settings of a run, with which a test continues it; False where there are none.
 
-    Raises:
-        ValueError: where it is damaged, or names what it may not.
+    No other tracker: the config that lies beside a checkpoint is not checked for what it names, as the one in it is.
     """
-    content = checkpoint.read(path)
-    if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
-        raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
-    config: dict[str, Any] = content["config"]
-    check_trusted(config, trusted)
-    return config
+    if directory is None:
+        return False
+    given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
+    ours = [logger for logger in _as_list(given) if logger["class_path"] == "litcnn.loggers.Wandb"]
+    for logger in ours:
+        logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
+    return ours or False
 
 
 def fit_network_to_data(config: Namespace) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litcnn import errors
-from litcnn.cli import main
+from litcnn.cli import errors, main
 
 CALLBACK = "trainer:\n  callbacks:\n  - class_path: lightning.pytorch.callbacks."
 SGD = "model:\n  optimizer:\n    class_path: torch.optim.SGD\n    init_args:\n      "

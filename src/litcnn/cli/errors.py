@@ -13,16 +13,22 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 LISTED = 8  # of the known names, where none is near
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+HOMES = {
+    "model.network": "litcnn.networks",
+    "model.optimizer": "torch.optim",
+    "model.lr_scheduler": "torch.optim.lr_scheduler",
+    "data.source": "litcnn.data",
+}
 SPEC = ("class_path", "init_args", "dict_kwargs")
 
 # The words of jsonargparse that are relied upon; tests/test_errors.py has each of them said.
@@ -67,6 +73,8 @@ def is_for_the_user(error: Exception) -> bool:
     that is not there); a disk that is full or not ours to write on. `LITCNN_TRACEBACK=1` shows tracebacks always."""
     if os.environ.get("LITCNN_TRACEBACK"):
         return False
+    from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
+
     if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.errno in NOT_A_BUG):
         return True
     frames = list(traceback.walk_tb(error.__traceback__))
@@ -86,14 +94,12 @@ def is_for_the_user(error: Exception) -> bool:
 def explain(message: str, args: list[str], parsers: Mapping[str, ArgumentParser]) -> str:
     """What jsonargparse's `message` about the command line `args` means; `parsers` are those of the verbs."""
     try:
-        if said := _wrong_verb(message, args, list(parsers)):
-            return said
         settings = list(_given(args))
-        defaults = dict(parsers[next(arg for arg in args if arg in parsers)].get_defaults().items())
+        keys = list(parsers[next(arg for arg in args if arg in parsers)].get_defaults().keys())
         return (
-            _unknown_key(message, settings, list(defaults))
+            _unknown_key(message, settings, keys)
             or _missing(message, settings)
-            or _wrong_class(message, settings, defaults)
+            or _wrong_class(message, settings)
             or _wrong_type(message, settings)
             or _condensed(message)
         )
@@ -103,7 +109,25 @@ def explain(message: str, args: list[str], parsers: Mapping[str, ArgumentParser]
         return _condensed(message)
 
 
+def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
+    """What is wrong with a command line that does not begin with a verb."""
+    if args and args[0] in verbs:
+        return None
+    if given := next((arg for arg in args if arg in verbs), None):
+        return f"{given} comes first, and all options and configs after it: {given} --config …"
+    if not args or args[0].startswith("-"):
+        return f"say what to do: {', '.join(verbs)}"
+    return f"unknown verb {args[0]}{_hint(get_close_matches(args[0], verbs, 1), verbs)}"
+
+
 # What was given
+
+
+def classes_given(args: list[str]) -> set[str]:
+    """The dotted keys that are given one word, as a class path or null is, by a flag or a config."""
+    with suppress(UnreadableConfigError):  # which jsonargparse will meet too
+        return {s.key.removesuffix(".class_path") for s in _given(args) if re.fullmatch(r"[\w.]+", s.value)}
+    return set()
 
 
 def _given(args: list[str]) -> Iterator[Setting]:
@@ -169,15 +193,6 @@ def _find(settings: list[Setting], key: str, message: str = "") -> Setting:
 # What was wrong
 
 
-def _wrong_verb(message: str, args: list[str], verbs: list[str]) -> str | None:
-    given = next((arg for arg in args if arg in verbs), "")
-    if "argument subcommand: invalid choice" in message or "before subcommand" in message:
-        if given:
-            return f"{given} comes first, and all options and configs after it: {given} --config …"
-        return f"unknown verb {args[0]}{_hint(get_close_matches(args[0], verbs, 1), verbs)}"
-    return f"say what to do: {', '.join(verbs)}" if 'expected "subcommand"' in message else None
-
-
 def _unknown_key(message: str, settings: list[Setting], keys: list[str]) -> str | None:
     if not (match := UNKNOWN.search(message)):
         return None
@@ -216,7 +231,7 @@ def _missing(message: str, settings: list[Setting]) -> str | None:
     return f"{here} is {cls}, which needs {' and '.join(needs)}"
 
 
-def _wrong_class(message: str, settings: list[Setting], defaults: dict[str, Any]) -> str | None:
+def _wrong_class(message: str, settings: list[Setting]) -> str | None:
     key, other, missing = _key(message), OTHER_CLASS.search(message), NO_CLASS.search(message)
     if other:
         path, kind = other[1] or other[3], re.sub(r"<class|[<>()' ]", "", other[2] or other[4])
@@ -226,9 +241,9 @@ def _wrong_class(message: str, settings: list[Setting], defaults: dict[str, Any]
     path = missing[1] or _class_around(message, missing) or _find(settings, key, message).value
     module, _, name = path.rpartition(".")
     what = f"{_place(path, settings, key)} is {path}"
-    # a bare name is looked for where the types that were expected live, and where the default does
+    # a bare name is looked for where the types that were expected live, and where most of its kind do
     homes = [module] if module else re.findall(r"([a-z]\w*(?:\.\w+)+)\.\w+\.[A-Z]", message)
-    homes += [] if module else [str(defaults.get(f"{key}.class_path", "litcnn.")).rpartition(".")[0]]
+    homes += [] if module else [HOMES.get(key, "litcnn")]
     try:
         modules = {home: vars(importlib.import_module(home)) for home in homes}
     except ImportError as error:
