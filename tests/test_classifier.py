@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import FakeSource, fit, trainer
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
@@ -14,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPl
 from litcnn.callbacks import Checkpoints
 from litcnn.classifier import ImageClassifier
 from litcnn.data import ImageData
+from litcnn.tta import average
 
 LAST = "checkpoints/last.ckpt"
 
@@ -44,6 +46,16 @@ class LearningRates(Callback):
 
     def on_train_batch_start(self, trainer, *args):
         self.steps.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class Outputs(Callback):
+    """What the test steps return."""
+
+    def __init__(self) -> None:
+        self.of_test: list[Tensor] = []
+
+    def on_test_batch_end(self, trainer, module, outputs, *args):
+        self.of_test.append(outputs)
 
 
 class Logged(Logger):
@@ -155,9 +167,9 @@ def test_test_metrics_equal_those_counted_from_the_predictions():
     source = FakeSource(test=(11, 3, 9))  # 23 images: the last of the batches holds 2
     images = ImageData(source, batch_size=7, mean=[0.4] * 3, std=[0.2] * 3)
     model = classifier()
-    runner = trainer()
-    probabilities = torch.cat(runner.predict(model, images))
-    metrics = trainer().test(model, images, verbose=False)[0]
+    kept = Outputs()
+    metrics = trainer(kept).test(model, images, verbose=False)[0]
+    probabilities = torch.cat(kept.of_test)
 
     labels = source.load("test").labels
     assert probabilities.shape == (23, 3) and probabilities.dtype == torch.float32
@@ -168,6 +180,120 @@ def test_test_metrics_equal_those_counted_from_the_predictions():
     expected |= {f"test/acc/{name}": float(right[labels == label].mean()) for label, name in enumerate("abc")}
     assert metrics == pytest.approx(expected, rel=1e-5)
     assert set(metrics) == set(expected)
+
+
+@pytest.mark.parametrize("tta", ["none", "flip", "flip+shift"])
+def test_test_time_augmentation_counts_in_the_test_and_not_in_validation(tta):
+    module, kept = classifier(tta=tta), Outputs()
+    metrics = trainer(kept).test(module, data(), verbose=False)[0]
+    images, labels = FakeSource().load("test")[:2]
+    expected = average(module.network, module.normalize(images), tta).softmax(1)
+    torch.testing.assert_close(torch.cat(kept.of_test), expected)
+    assert metrics["test/loss"] == pytest.approx(float(-expected[range(15), labels].log().mean()), rel=1e-5)
+    arrays, indices = (images := data()).part("val")
+    validated = trainer().validate(module, images, verbose=False)[0]
+    plain = module.network(module.normalize(arrays.images[indices]))
+    assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(plain, arrays.labels[indices])), rel=1e-5)
+
+
+class Halves(nn.Module):
+    """Mixes every image half and half with the one before it, and their targets too."""
+
+    def forward(self, images, targets):
+        self.targets = targets
+        return (images + images.roll(1, 0)) / 2, 0.75 * targets + 0.25 * targets.roll(1, 0)
+
+
+def test_mixed_images_are_trained_on_with_mixed_targets():
+    seen = {}
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, images):
+            if self.training:
+                seen["images"] = images
+            return self.inner(images)
+
+    logged = Logged()
+    whole = data(batch_size=24, val_fraction=0.2, mean=[0.5] * 3, std=[0.25] * 3)
+    module = classifier(network=Watched(), mixing=Halves(), label_smoothing=0.1)
+    before = {name: value.clone() for name, value in module.network.inner.state_dict().items()}
+    fit(module, whole, epochs=1, logger=logged)
+    loader = whole.train_dataloader()
+    images, labels = loader.batch(loader.order(0), 0, 0)
+    plain = (images / 255 - 0.5) / 0.25
+    mixed = (plain + plain.roll(1, 0)) / 2
+    torch.testing.assert_close(seen["images"], mixed)
+    one_hot = torch.eye(3)[labels]
+    targets = 0.75 * one_hot + 0.25 * one_hot.roll(1, 0)
+    logits = mixed.flatten(1) @ before["1.weight"].T + before["1.bias"]
+    smoothed = 0.9 * targets + 0.1 / 3
+    loss = float(-(smoothed * logits.log_softmax(1)).sum(1).mean())
+    assert logged.values["train/loss"] == pytest.approx([loss], rel=1e-5)
+    right = float((logits.argmax(1) == labels).float().mean())  # three quarters of each image are of its own class
+    assert logged.values["train/acc"] == pytest.approx([right])
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_torchvisions_mixing_is_given_by_its_class_path(name):
+    module = as_command_line({"mixing": {"class_path": f"torchvision.transforms.v2.{name}", "init_args": {"alpha": 1}}})
+    torch.manual_seed(0)
+    images, targets = module.mixing(torch.rand(8, 3, 8, 8), torch.eye(3)[torch.arange(8) % 3])
+    assert images.shape == (8, 3, 8, 8)
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    assert not torch.equal(targets, targets.round())
+
+
+def test_a_network_that_wants_images_gets_normalised_training_images_before_a_fit_and_no_others():
+    class Asking(nn.Sequential):
+        def initialize(self, images):
+            self.seen = images
+
+    network = Asking(nn.Flatten(), nn.Linear(192, 3))
+    module = classifier(network=network)
+    images = data(mean=[0.5] * 3, std=[0.25] * 3)
+    fit(module, images, epochs=1)
+    arrays, indices = images.part("train")
+    torch.testing.assert_close(network.seen, (arrays.images[indices] / 255 - 0.5) / 0.25)
+    del network.seen
+    trainer().test(module, images, verbose=False)
+    assert not hasattr(network, "seen")
+
+
+def test_parameters_reach_the_optimizer_by_role_and_norms_are_not_decayed_unless_asked():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+
+    def adam(groups):
+        return torch.optim.Adam(groups, lr=0.5, weight_decay=0.25)
+
+    module = classifier(network=network, optimizer=adam, parameter_groups={"norms": {"lr": 2, "weight_decay": 0.125}})
+    optimizer = module.configure_optimizers()
+    settings = [(group["role"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert settings == [
+        ("filters", 0.5, 0.25),
+        ("matrices", 0.5, 0.25),
+        ("norms", 2, 0.125),
+        ("biases", 0.5, 0.0),
+    ]
+
+
+def test_a_setting_of_a_group_that_the_optimizer_does_not_know_is_refused():
+    module = classifier(parameter_groups={"biases": {"momentun": 0.9}})
+    with pytest.raises(ValueError, match=r"model.parameter_groups.biases.momentun is no setting of SGD: there are lr,"):
+        module.configure_optimizers()
+
+
+def test_a_compiled_network_has_the_same_weights_names_and_logits():
+    plain, compiled = classifier(), classifier(compile=True)
+    for module in (plain, compiled):
+        fit(module, data(), epochs=1)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(dict(compiled.state_dict()), dict(plain.state_dict()))
+    images = FakeSource().load("test").images
+    torch.testing.assert_close(compiled(images), plain(images))
 
 
 def test_names_that_are_logged_in_a_fit():

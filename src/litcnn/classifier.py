@@ -1,10 +1,8 @@
 """ImageClassifier: network, loss, optimizer, schedule and metrics in one LightningModule."""
 
-import functools
-import inspect
 import math
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +13,11 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from litcnn.optim import make_schedule, parameter_groups
+from litcnn.tta import TTA, average
+
 Batch = tuple[Tensor, Tensor]
+INITIAL_IMAGES = 5000  # that a network may look at before it is trained
 TRAIN_METRICS = ("train/loss", "train/acc")
 
 
@@ -38,7 +40,7 @@ class Normalize(nn.Module):
         if self.mean.device != images.device:
             self.mean, self.std = self.mean.to(images.device), self.std.to(images.device)
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
-        return images.float().sub(self.mean * scale).div_(self.std * scale)
+        return images.to(torch.float32, copy=True).sub_(self.mean * scale).div_(self.std * scale)
 
 
 class ImageClassifier(LightningModule):
@@ -48,13 +50,21 @@ class ImageClassifier(LightningModule):
     (N, classes): whoever has a checkpoint needs to know nothing about preprocessing beyond the image size.
 
     Args:
-        network: any module that maps float images (N, C, H, W) to logits (N, classes).
-        optimizer: called with the parameters; by default the article's Adam.
+        network: any module that maps float images (N, C, H, W) to logits (N, classes). One with a method
+            `initialize(images)` is shown up to 5,000 normalised training images before its training begins.
+        optimizer: called with groups of parameters; by default the article's Adam.
         lr_scheduler: called with the optimizer; by default the article's ReduceLROnPlateau, which watches `val/loss`.
             Of a schedule with `total_steps` (OneCycleLR) or `T_max` (CosineAnnealingLR) give null or 0 (from Python it
             may be left out): it becomes the steps (it then moves every step) or epochs (every epoch) of the fit.
+        parameter_groups: for parameters of one role (`filters`, `matrices`, `norms`, `biases`, `others`) what their
+            group sets otherwise than the optimizer, such as `{norms: {lr: 0.1}}`. Of norms and biases the
+            `weight_decay` is 0 unless it is set here.
         label_smoothing: part of the target spread over all classes, 0 to 1.
+        mixing: mixes training images and their targets, such as torchvision.transforms.v2.MixUp or CutMix.
         channels_last: lay images and filters out as (N, H, W, C) in memory, which convolutions are faster with.
+        compile: compile the network (`torch.compile`), in place: checkpoints are the same; the first batch waits.
+        tta: test-time augmentation, in all that comes after training (test, predict, export, demo): logits are
+            averaged over 2 (`flip`) or 6 (`flip+shift`) views of each image.
     """
 
     def __init__(
@@ -64,8 +74,12 @@ class ImageClassifier(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = lambda optimizer: ReduceLROnPlateau(
             optimizer, mode="min", factor=0.5, patience=5
         ),
+        parameter_groups: Mapping[str, Mapping[str, bool | int | float | str]] | None = None,
         label_smoothing: float = 0.0,
+        mixing: nn.Module | None = None,
         channels_last: bool = True,
+        compile: bool = False,
+        tta: TTA = "none",
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
@@ -74,8 +88,12 @@ class ImageClassifier(LightningModule):
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.parameter_groups = parameter_groups
         self.label_smoothing = label_smoothing
+        self.mixing = mixing
         self.channels_last = channels_last
+        self.tta: TTA = tta
+        self._compile = compile
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
         self.metrics = nn.ModuleDict()
@@ -88,11 +106,16 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1."""
-        images = self.normalize(images)
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(self._to_input(images))
         return logits
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) as `forward`, with test-time augmentation where `tta` asks for it."""
+        return average(self.network, self._to_input(images), self.tta)
+
+    def _to_input(self, images: Tensor) -> Tensor:
+        images = self.normalize(images)
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
     # What is known of the data, and travels with the weights
 
@@ -107,6 +130,14 @@ class ImageClassifier(LightningModule):
             self.normalize.set(*data.statistics())
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if stage == "fit" and hasattr(self.network, "initialize"):
+            arrays, indices = data.part("train")
+            images = arrays.images[torch.from_numpy(indices[:INITIAL_IMAGES])].to(self.trainer.strategy.root_device)
+            initialize: Any = self.network.initialize
+            initialize(self.normalize(images))
+        if self._compile:
+            self.network.compile()
+            self._compile = False  # a test after a fit comes here again
         classes = len(self.class_names)
         for split in ("train", "val", "test"):
             # "disable": looking for NaN waits for the device at every step, and would leave it out of the mean
@@ -121,8 +152,11 @@ class ImageClassifier(LightningModule):
             "mean": self.normalize.mean.flatten().tolist(),
             "std": self.normalize.std.flatten().tolist(),
         }
-        # sums so far: the checkpoint may be written in the middle of an epoch
-        checkpoint["train_metrics"] = {name: dict(self._metric(name).metric_state) for name in TRAIN_METRICS}
+        # sums so far, of all processes: the checkpoint may be written in the middle of an epoch
+        checkpoint["train_metrics"] = {
+            name: {key: self._sum(value) for key, value in self._metric(name).metric_state.items()}
+            for name in TRAIN_METRICS
+        }
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
@@ -139,7 +173,7 @@ class ImageClassifier(LightningModule):
             self.normalize.set(data["mean"], data["std"])
         for name, sums in checkpoint["train_metrics"].items():
             metric = self._metric(name)
-            for key, value in sums.items():
+            for key, value in sums.items() if self.trainer.is_global_zero else ():
                 setattr(metric, key, value.to(metric.device))
         self._rate = checkpoint.get("rate", self._rate)
         self._plateau_state = checkpoint.get("plateau")
@@ -148,7 +182,8 @@ class ImageClassifier(LightningModule):
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        optimizer = self.optimizer(parameter_groups(self.network, self.parameter_groups))
+        _check_settings(self.parameter_groups or {}, optimizer)
         if self.lr_scheduler is None:
             return optimizer
         schedule, interval = make_schedule(
@@ -182,27 +217,33 @@ class ImageClassifier(LightningModule):
     # Steps. Metrics are summed on the device: nothing is read, logged or synchronised between two log steps.
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        loss, logits = self._step(batch, "train", self.label_smoothing)
+        images, labels = self._to_input(batch[0]), batch[1]
+        targets = labels
+        if self.mixing is not None:
+            images, targets = self.mixing(images, F.one_hot(labels, len(self.class_names)).float())  # (N, classes)
+            labels = targets.argmax(1)  # the class that most of an image is of
+        logits = self.network(images)
+        loss = self._count("train", logits, labels, targets, self.label_smoothing)
         # kept for the epoch's record: when that is written, a schedule may have changed it for the next epoch
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            accuracy = (logits.argmax(1) == batch[1]).float().mean()
+            accuracy = (logits.argmax(1) == labels).float().mean()
             shown = {"train/loss_step": loss.detach(), "train/acc_step": accuracy}
             self.log_dict(shown, prog_bar=True, logger=False)
             self._record({**shown, "lr_step": self._rate}, self.global_step)
-        return loss
+        return loss * self._share(labels)
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        self._step(batch, "val")
+        images, labels = batch
+        self._count("val", self(images), labels, labels)
 
-    def test_step(self, batch: Batch, batch_index: int) -> None:
-        _, logits = self._step(batch, "test")
-        self._metric("test/class_acc").update(logits, batch[1])
-
-    def predict_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Probabilities (N, classes), float32."""
-        probabilities: Tensor = self(batch[0]).float().softmax(1)
-        return probabilities
+        images, labels = batch
+        logits = self.infer(images)
+        self._count("test", logits, labels, labels)
+        self._metric("test/class_acc").update(logits, labels)
+        return logits.float().softmax(1)
 
     def on_train_epoch_end(self) -> None:
         values: dict[str, Any] = {**self._epoch_values("train"), "lr": self._rate}
@@ -223,20 +264,30 @@ class ImageClassifier(LightningModule):
         per_class.reset()
         self.log_dict(self._epoch_values("test"), sync_dist=True)
 
-    def _step(self, batch: Batch, split: str, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        logits = self(images)
+    def _count(
+        self, split: str, logits: Tensor, labels: Tensor, targets: Tensor, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """The loss of a batch, which is counted in the split's metrics; targets are labels or (N, classes)."""
         if logits.shape[1:] != (len(self.class_names),):
             raise ValueError(
                 f"the network gives logits of shape {list(logits.shape)} for {len(labels)} images, but the data has "
                 f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
                 "(or dict_kwargs, for a function that takes any argument)"
             )
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
         # one value an image: `weight` is ignored where it does not look for NaN (torchmetrics issue 3434)
         self._metric(f"{split}/loss").update(loss.detach().expand(len(labels)))
         self._metric(f"{split}/acc").update(logits.detach(), labels)
-        return loss, logits.detach()
+        return loss
+
+    def _share(self, labels: Tensor) -> Tensor | float:
+        """What the loss of this process's slice is to be multiplied with: gradients are averaged over the processes,
+        whatever the size of their slices, and it is the mean over all images that is wanted."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        sizes: Any = self.all_gather(torch.tensor(len(labels), device=labels.device))  # (processes,)
+        share: Tensor = len(labels) * self.trainer.world_size / sizes.sum()
+        return share
 
     def _record(self, values: dict[str, Any], step: int) -> None:
         """Hands metrics of training to the loggers at once. Lightning would hand them over only after the checkpoint
@@ -254,30 +305,26 @@ class ImageClassifier(LightningModule):
             metric.reset()
         return values
 
+    def _sum(self, value: Any) -> Tensor:
+        """Over all processes, of the sums that a metric keeps."""
+        everywhere: Any = self.all_gather(value) if self.trainer.world_size > 1 else value[None]
+        total: Tensor = everywhere.sum(0)
+        return total
+
     def _metric(self, name: str) -> Metric:
         metric = self.metrics[name]
         assert isinstance(metric, Metric)
         return metric
 
 
-def make_schedule(
-    factory: LRSchedulerCallable, optimizer: torch.optim.Optimizer, steps: Callable[[], int], epochs: Callable[[], int]
-) -> tuple[LRScheduler | ReduceLROnPlateau, Literal["step", "epoch"]]:
-    """Makes the schedule, with the length it was not given, and says how often it wants to be stepped.
-
-    Args:
-        factory: called with the optimizer; as the command line makes it, or a class or `functools.partial` of one.
-        steps, epochs: of the whole fit; asked only where they are needed.
-    """
-    given = dict(factory.keywords) if isinstance(factory, functools.partial) else {}
-    accepted = {*given, *inspect.signature(factory).parameters}
-    interval: Literal["step", "epoch"] = "step" if "total_steps" in accepted else "epoch"
-    missing = {}
-    if "total_steps" in accepted and not given.get("total_steps"):
-        missing["total_steps"] = steps()
-    if "T_max" in accepted and not given.get("T_max"):
-        missing["T_max"] = epochs()
-    return factory(optimizer, **missing), interval
+def _check_settings(groups: Mapping[str, Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError for what a group sets and the optimizer does not know: torch lets it pass."""
+    for role, settings in groups.items():
+        for name in settings.keys() - optimizer.defaults.keys():
+            raise ValueError(
+                f"model.parameter_groups.{role}.{name} is no setting of {type(optimizer).__name__}: there are "
+                f"{', '.join(optimizer.defaults)}"
+            )
 
 
 def _check_length(schedule: LRScheduler, state: dict[str, Any]) -> None:

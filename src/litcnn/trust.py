@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import yaml
 
+from litcnn import checkpoint
 from litcnn.classifier import ImageClassifier
 from litcnn.data import ImageData
 
@@ -38,6 +39,7 @@ PARTS = (
     "lightning.pytorch.cli.ReduceLROnPlateau",
     "litcnn.data",
     "litcnn.networks",
+    "litcnn.optim",
 )
 EXCEPT = (
     "torchvision.datasets.utils",  # downloads, unpacks
@@ -50,6 +52,20 @@ OF_TIMM = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # nam
 
 DOTTED = re.compile(r"[^\W\d]\w*(?:\s*\.\s*[^\W\d]\w*)+")
 PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
+
+
+def read_trusted(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of a checkpoint, once it is known that its config names nothing that could harm.
+
+    Raises:
+        FileNotFoundError, OSError: where it cannot be read.
+        ValueError: where it is damaged, or names what it may not.
+    """
+    content = checkpoint.read(os.fspath(path))
+    if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
+        raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
+    check_trusted(content["config"], trusted)
+    return content
 
 
 def check_trusted(config: dict[str, Any], trusted: Sequence[str] = ()) -> None:

@@ -8,6 +8,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
+from litcnn import __version__
 from litcnn.run import write_whole
 
 
@@ -36,3 +37,4 @@ class RecordConfig(SaveConfigCallback):
         # what makes the classifier and the data again; not the Trainer: it belongs to the machine that runs it
         kept = ("name", "seed_everything", "model", "data")
         checkpoint["config"] = {key: self.plain[key] for key in kept}
+        checkpoint["litcnn"] = __version__  # told where another version cannot read the config
