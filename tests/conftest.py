@@ -13,7 +13,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start too: the
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither keys nor files of the developer are used, and what a test sets in the environment ends with it."""
-    for name in [*filter(lambda name: name.startswith("WANDB_"), os.environ), "LITCNN_RUN_DIR", "LOCAL_RANK"]:
+    for name in [*filter(lambda name: name.startswith("WANDB_"), os.environ), "LITCNN_AGREED", "LOCAL_RANK"]:
         monkeypatch.setenv(name, "")  # remembers it, so that what the program sets is taken back too
         monkeypatch.delenv(name)
     home = tmp_path / "home"

@@ -7,15 +7,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-State = Literal["running", "stopped", "failed", "finished"]
+from litcnn.launch import agree
 
-_SHARED = "LITCNN_RUN_DIR"  # how the process of rank 0 tells the processes it starts
+State = Literal["running", "stopped", "failed", "finished"]
 
 
 def new_run_dir(root: str | Path, name: str) -> Path:
-    """Makes `root/name/<time>/`, absolute; of two runs that start in the same second the later gets a `-1`."""
-    if _SHARED in os.environ and os.environ.get("LOCAL_RANK", "0") != "0":
-        return Path(os.environ[_SHARED])
+    """Makes `root/name/<time>/`, absolute; of two runs that start in the same second the later gets a `-1`. Of several
+    processes the first makes it, for all."""
+    return Path(agree("run directory", lambda: str(_make_run_dir(root, name))))
+
+
+def _make_run_dir(root: str | Path, name: str) -> Path:
     parent = Path(root).absolute() / name
     parent.mkdir(parents=True, exist_ok=True)
     time = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -25,7 +28,6 @@ def new_run_dir(root: str | Path, name: str) -> Path:
             directory.mkdir()
         except FileExistsError:
             continue
-        os.environ[_SHARED] = str(directory)
         return directory
     raise OSError(f"{parent} holds a thousand runs that started at {time}: something makes runs in a loop")
 
@@ -87,11 +89,13 @@ def _listing(directories: list[Path]) -> str:
     return ", ".join(f"{relative(directory)} ({read_state(directory)})" for directory in directories[-5:])
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file such that it is never seen, or left, half written."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file such that it is never seen, or left, half written; makes its folder where it lacks. Text is UTF-8;
+    names of files in it that are none keep their bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text)
+        temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -123,18 +123,13 @@ class Console(Callback):
         for tracker in _with_status(trainer):
             say(f"W&B: {tracker.status}")
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._table(trainer, "test")
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self._table(trainer, "val")
-
-    def _table(self, trainer: Trainer, split: str) -> None:
-        table = Table("metric", title=f"{split} images: {trainer.datamodule.sizes()[split]:,}")  # type: ignore[attr-defined]
+        if trainer.state.fn != "validate":
+            return
+        table = Table("metric", title=f"val images: {trainer.datamodule.sizes()['val']:,}")  # type: ignore[attr-defined]
         table.add_column("value", justify="right")
         for name, value in trainer.callback_metrics.items():
-            if name.startswith(f"{split}/"):
+            if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
         say(table)
 

@@ -1,0 +1,167 @@
+"""The numbers of a report, by torchmetrics."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    binary_calibration_error,
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+TOP = 5
+GALLERY = 24  # mistakes that are shown: whole rows of 3 on a phone and of 8 on a screen
+BINS = 15  # of confidence, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
+
+
+class ClassScores(NamedTuple):
+    """Of one class, each 0 to 1; NaN where it has no meaning: the precision of a class that was never predicted, the
+    recall of one without images."""
+
+    label: int
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int  # images of this class
+
+
+class Confusion(NamedTuple):
+    """How many images of class `label` were taken for `prediction`."""
+
+    label: int
+    prediction: int
+    images: int
+
+
+class Bin(NamedTuple):
+    """Predictions of similar confidence: their number, mean confidence and accuracy (NaN where there are none)."""
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def ranked(probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable classes of each image, at most five, best first; of equals the first.
+
+    Five are all that a report needs: for a thousand classes that is less than a hundredth of the memory.
+
+    Args:
+        probabilities: float (N, classes).
+
+    Returns:
+        Classes int64 (N, k) and their probabilities (N, k); NaN, of a network that has diverged, counts as 0.
+    """
+    values, classes = probabilities.nan_to_num(0.0).sort(dim=1, descending=True, stable=True)
+    return classes[:, :TOP], values[:, :TOP]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a classifier said of N images, and what follows from it.
+
+    Attributes:
+        labels: int64 (N,), the true classes.
+        ranking: int64 (N, k), the most probable classes, best first; see `ranked`.
+        probabilities: float (N, k), theirs.
+        class_names: by label.
+    """
+
+    labels: Tensor
+    ranking: Tensor
+    probabilities: Tensor
+    class_names: Sequence[str]
+
+    @classmethod
+    def of(cls, probabilities: Tensor, labels: Tensor, class_names: Sequence[str]) -> "Results":
+        """From probabilities (N, classes) and labels (N,)."""
+        return cls(labels, *ranked(probabilities), class_names)
+
+    @property
+    def predictions(self) -> Tensor:
+        """int64 (N,), the most probable class."""
+        return self.ranking[:, 0]
+
+    @property
+    def confidences(self) -> Tensor:
+        """float (N,), its probability."""
+        return self.probabilities[:, 0]
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """Each 0 to 1: `acc`; `acc_top5` where there are more than five classes; `ece`, the expected calibration error
+        (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes."""
+        right = self.predictions == self.labels
+        classes = len(self.class_names)
+        metrics = {"acc": multiclass_accuracy(self.predictions, self.labels, classes, average="micro")}
+        if classes > TOP:
+            metrics["acc_top5"] = (self.ranking == self.labels[:, None]).any(1).double().mean()
+        metrics["ece"] = binary_calibration_error(_below_one(self.confidences), right.long(), BINS)
+        metrics["f1"] = multiclass_f1_score(self.predictions, self.labels, classes)
+        return {name: float(value) for name, value in metrics.items()}
+
+    @cached_property
+    def per_class(self) -> list[ClassScores]:
+        """The scores of every class, by label."""
+        classes = len(self.class_names)
+        support, predicted = self.confusion.sum(1), self.confusion.sum(0)
+        scores = []
+        for score, meaning in (
+            (multiclass_precision, predicted),
+            (multiclass_recall, support),
+            (multiclass_f1_score, support + predicted),
+        ):
+            values = score(self.predictions, self.labels, classes, average="none")
+            scores.append(values.masked_fill(meaning == 0, math.nan).tolist())
+        rows = zip(self.class_names, *scores, support.tolist(), strict=True)
+        return [ClassScores(label, *row) for label, row in enumerate(rows)]
+
+    def worst_classes(self, count: int | None = None) -> list[ClassScores]:
+        """Classes by F1, the lowest first; those without images come last."""
+        order = sorted(self.per_class, key=lambda scores: (scores.support == 0, scores.f1, scores.label))
+        return order[:count]
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """int64 (classes, classes): images of the row's class that were taken for the column's."""
+        matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, len(self.class_names))
+        return matrix
+
+    def most_confused(self, count: int) -> list[Confusion]:
+        """The most frequent mistakes, at most `count` of them."""
+        mistakes = self.confusion.clone().fill_diagonal_(0).flatten()
+        counts, places = mistakes.sort(descending=True, stable=True)
+        found = zip(places[:count].tolist(), counts[:count].tolist(), strict=True)
+        classes = len(self.class_names)
+        return [Confusion(place // classes, place % classes, images) for place, images in found if images]
+
+    def confident_mistakes(self, count: int = GALLERY) -> list[int]:
+        """Places (0 to N - 1) of the wrong predictions with the highest confidence, that first."""
+        wrong = torch.where(self.predictions != self.labels)[0]
+        order = self.confidences[wrong].argsort(descending=True, stable=True)
+        return wrong[order[:count]].tolist()
+
+    @cached_property
+    def bins(self) -> list[Bin]:
+        """The predictions by confidence, in 15 bins of equal width from 0 to 1: those that `ece` is the mean of."""
+        confidences = _below_one(self.confidences)
+        edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
+        places = torch.bucketize(confidences, edges, right=True) - 1
+        count = places.bincount(minlength=BINS)
+        right = (self.predictions == self.labels).double()
+        confidence, accuracy = (places.bincount(values, BINS) / count for values in (confidences, right))
+        return [Bin(*row) for row in zip(count.tolist(), confidence.tolist(), accuracy.tolist(), strict=True)]
+
+
+def _below_one(confidences: Tensor) -> Tensor:
+    # torchmetrics gives a confidence of exactly 1 a bin of its own, beyond the last
+    return confidences.double().clamp(max=1 - 1e-12)
