@@ -3,40 +3,53 @@ CONFIG ?= configs/digits.yaml
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+DEV := .venv/ready-dev
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: train test test-slow faults lint requirements clean
+.PHONY: train test test-slow bench faults lint requirements clean
 
 train: $(READY)  ## fit and test CONFIG
 	$(BIN)/python main.py fit --config $(CONFIG)
 	$(BIN)/python main.py test --ckpt_path best.ckpt
 
-test: $(READY)  ## the quick suite
+test: $(DEV)  ## the quick suite
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(READY)  ## the tests that take more than 15 s each
+test-slow: $(DEV)  ## the tests that take more than 15 s each
 	$(BIN)/python -m pytest -m slow
 
-faults: $(READY)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
+bench: $(DEV)  ## measures this project against what one would use in its place: the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/startup.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/data_path.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/training.py --write docs/benchmarks.md
+
+faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
 	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
 
-lint: $(READY)  ## style and types
+lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Made once, and again when the requirements change.
+# What a training needs: made once, and again when the requirements change.
 $(READY): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -e .
+	$(INSTALL) -r requirements.txt
+	$(INSTALL) --no-deps -e .
+	touch $@
+
+# And what export, demo, tests and benchmarks need.
+$(DEV): $(READY) requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
 	touch $@
 
 # Pins everything in pyproject.toml for every platform and Python version.
+PIN = $(BIN)/uv pip compile --quiet --no-annotate --universal --python-version 3.10 --custom-compile-command "make requirements"
 requirements: $(READY)
-	$(BIN)/python -m pip install --disable-pip-version-check uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade pyproject.toml --group dev \
-		--custom-compile-command "make requirements" -o requirements.txt
+	$(INSTALL) uv
+	$(PIN) --upgrade pyproject.toml --all-extras --group dev -o requirements-dev.txt
+	$(PIN) pyproject.toml -c requirements-dev.txt -o requirements.txt
 
 clean:
 	rm -rf .venv

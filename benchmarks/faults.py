@@ -18,17 +18,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from case import RECIPES, Case, Missed, Skipped, Whole, machine
+from case import RECIPES, Case, Missed, Skipped, Whole
+from machine import describe, publish
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-BEGIN, END = "<!-- written by benchmarks/faults.py -->", "<!-- end -->"
 ATTEMPTS = 6  # at a moment that suits the injury
 
 
@@ -224,20 +222,9 @@ def main() -> None:
         done = [result for result in results if result is not None]
         runs = f"{len(done)}" if len(done) == len(results) else f"{len(done)} of {len(results)} could be done"
         rows.append((injury, runs, f"{done.count('')}", f"{len(done) - done.count('')}"))
-    columns = ("injury", "runs", "survived exactly", "lost")
-    table = Table(columns[0], title="Faults")
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-    if args.write:
-        minutes = f"{(time.monotonic() - started) / 60:.0f} minutes"
-        made = f"{datetime.now():%Y-%m-%d}, {minutes}, seed {args.seed}, {machine()}."
-        lines = [columns, ("---", "--:", "--:", "--:"), *rows]
-        written = "\n".join([BEGIN, made, "", *(f"| {' | '.join(line)} |" for line in lines), END])
-        page = args.write.read_text()
-        args.write.write_text(page[: page.index(BEGIN)] + written + page[page.index(END) + len(END) :])
+    minutes = (time.monotonic() - started) / 60
+    facts = f"{describe()}; {minutes:.0f} minutes, seed {args.seed}, one thread a run."
+    publish("faults.py", facts, ("injury", "runs", "survived exactly", "lost"), rows, args.write)
     sys.exit(any(any(results) for results in found.values()))
 
 

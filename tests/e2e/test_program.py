@@ -1,4 +1,4 @@
-"""The program as a user runs it: fit, test, validate, predict, on every shipped config."""
+"""The program as a user runs it: fit, test, validate, on every shipped config."""
 
 import csv
 import json
@@ -84,10 +84,9 @@ def test_validate_measures_what_fit_measured(here: Path, capsys: pytest.CaptureF
     assert f"val/acc  │ {best:.4f}" in capsys.readouterr().out
 
 
-def test_predictions_agree_with_the_test(here: Path) -> None:
+def test_predictions_of_the_test_agree_with_its_accuracy(here: Path) -> None:
     main(["test", "--ckpt_path", "best.ckpt"])
-    main(["predict", "--ckpt_path", "best.ckpt"])
-    with (only_run(here) / "predictions.csv").open() as file:
+    with (only_run(here) / "report" / "predictions.csv").open() as file:
         predictions = list(csv.DictReader(file))
     right = np.mean([row["label"] == row["prediction"] for row in predictions])
     metrics = json.loads((only_run(here) / "report" / "metrics.json").read_text())
@@ -148,14 +147,13 @@ def test_no_network_says_what_to_do_and_leaves_no_run(capsys: pytest.CaptureFixt
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("config", ["cnn.yaml", "digits.yaml", "images.yaml"])
+@pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
 def test_every_shipped_config_trains(config: str, tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     source = {
-        "cnn.yaml": ["--data.source", "litcnn.data.Digits"],  # its own would have to be downloaded
         "digits.yaml": [],
         "images.yaml": ["--data.source.init_args.root", str(tmp_path / "images")],
-    }[config]
+    }.get(config, ["--data.source", "litcnn.data.Digits"])  # theirs would have to be downloaded
     few = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--data.batch_size", "16"]
     main(["fit", "--config", str(CONFIGS / config), *NO_TRACKER, *source, *few, "--trainer.max_epochs", "1"])
     run = only_run(tmp_path)
@@ -283,10 +281,25 @@ def test_without_validation_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert "val/acc" not in rows(only_run(tmp_path))[-1]
 
 
-def test_16_bit_precision_gives_way_to_32_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("bf16_in_hardware", "chosen"), [(False, "32-true"), (True, "bf16-mixed")])
+def test_16_bit_precision_gives_way_on_a_cpu(
+    bf16_in_hardware: bool, chosen: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": bf16_in_hardware}, raising=False)
     few = ["--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     main(["fit", *DIGITS, *NO_TRACKER, *few])
-    assert "precision 32-true" in (printed := capsys.readouterr().out) and "16-mixed" in printed
+    assert f"precision {chosen}" in (printed := capsys.readouterr().out) and f"{chosen} in place of 16-mixed" in printed
+
+
+def test_a_class_in_place_of_another_starts_from_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    """jsonargparse would hand on what has the same name: the CNN's widths, Adam's decay, which nobody asked for."""
+    network = ["--model.network", "litcnn.networks.WhitenedCNN", "--model.optimizer", "litcnn.optim.Muon"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(CONFIGS / "images.yaml"), *network, "--print_config"])
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    assert model["network"]["init_args"]["widths"] == [64, 256, 256]
+    assert model["optimizer"]["init_args"]["weight_decay"] == 0.0
+    assert model["lr_scheduler"]["class_path"] == "torch.optim.lr_scheduler.ReduceLROnPlateau"  # the classifier's own
 
 
 def make_images(root: Path) -> None:

@@ -22,11 +22,12 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
     "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
     "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "2",
-    "--model.network.init_args.widths", "[8, 8]", "--model.network.init_args.hidden", "16",
+    "--data.source", "litcnn.data.Digits", "--model.network.init_args.widths", "[8, 8]",
 ]  # fmt: skip
+ARTICLE = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16"]
 
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
-LONGER = [*PROGRAM, "--config", str(CONFIGS / "cnn.yaml"), "--data.source", "litcnn.data.Digits", *SHORT]
+LONGER = [*PROGRAM, *ARTICLE]
 LONGER += ["--trainer.limit_train_batches", "30", "--trainer.max_epochs", "3"]
 
 
@@ -36,11 +37,13 @@ def only_run(home: Path) -> Path:
 
 
 RECIPES = {
-    "plateau": ["--model.lr_scheduler.init_args.patience", "0"],
-    "cosine": ["--config", str(CONFIGS / "with/cosine.yaml")],
-    "one_cycle": ["--config", str(CONFIGS / "with/one_cycle.yaml")],
-    "accumulated": ["--trainer.accumulate_grad_batches", "2"],
-    "ema": ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
+    "plateau": [*ARTICLE, "--model.lr_scheduler.init_args.patience", "0"],
+    "cosine": [*ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml")],
+    "one_cycle": [*ARTICLE, "--config", str(CONFIGS / "with/one_cycle.yaml")],
+    "accumulated": [*ARTICLE, "--trainer.accumulate_grad_batches", "2"],
+    "ema": [*ARTICLE, "--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
+    "mixing": [*ARTICLE, "--model.mixing", "torchvision.transforms.v2.CutMix"],
+    "fast": ["--config", str(CONFIGS / "fast.yaml"), *SHORT],
 }
 
 
@@ -63,8 +66,7 @@ def test_every_checkpoint_of_a_run_leads_to_the_same_end(
             copies.append(tmp_path / f"copy{len(copies)}")
             shutil.copytree(trainer.default_root_dir, copies[-1])
 
-    arguments = ["fit", "--config", str(CONFIGS / "cnn.yaml"), "--data.source", "litcnn.data.Digits", *SHORT]
-    arguments += RECIPES[recipe]
+    arguments = ["fit", *RECIPES[recipe]]
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_save", save_and_copy)
         main([*arguments, "--checkpoints.every_n_minutes", "0"])

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .base import Arrays, Source, Split
-from .pixels import fit, to_rgb
+from .pixels import fit, to_pil, to_rgb
 from .progress import SMALL, progress_bar
 
 BATCH = 64
@@ -138,7 +137,7 @@ class _Pixels(Dataset[tuple[NDArray[np.uint8], Any, str | None]]):
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any, str | None]:
         try:
             image, label = self.dataset[index]
-            return fit(to_rgb(_to_pil(image)), self.size), label, None
+            return fit(to_rgb(to_pil(image)), self.size), label, None
         except Exception as error:  # the user's dataset may raise anything
             empty = np.zeros((3, self.size, self.size), dtype=np.uint8)
             return empty, None, f"[{index}] cannot be used: {type(error).__name__}: {error}"
@@ -157,22 +156,3 @@ def _label(label: Any, where: str) -> int:
     if value < 0:
         raise ValueError(f"{where} has label {label!r}: labels must be the integers 0, 1, 2, …")
     return value
-
-
-def _to_pil(image: Any) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image
-    array: NDArray[Any] = image.numpy(force=True) if isinstance(image, Tensor) else np.asarray(image)
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4):
-        array = array.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
-        raise ValueError(f"has shape {tuple(array.shape)}; (H, W), (C, H, W) or (H, W, C) is needed")
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):  # false for NaN too
-            raise ValueError(f"has floats from {array.min():.3g} to {array.max():.3g}; 0..1 is needed, not normalised")
-        array = (array * 255).round().astype(np.uint8)
-    if array.dtype != np.uint8:
-        raise ValueError(f"has type {array.dtype}; uint8, or floats from 0 to 1, are needed")
-    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,26 @@
+"""The scripts of benchmarks/ are no package: they import each other as a user's `python benchmarks/x.py` lets them."""
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What loop.as_a_user_sees_it changes ends with the test."""
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.getLogger(name).level)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """A Markdown page with a place for one table, called `here`, between others."""
+    page = tmp_path / "page.md"
+    marker = "<!-- written by benchmarks/{} -->\nold\n<!-- end -->\n"
+    page.write_text("# Title\n" + marker.format("before") + "text\n" + marker.format("here") + marker.format("after"))
+    return page

@@ -1,0 +1,105 @@
+"""The scripts run, at tiny scale and on this machine, and every table of theirs has a place in the docs."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import exactness
+import pytest
+import startup
+import training
+from loop import Timing
+from machine import ROOT
+
+NUMBER = r"\*{0,2}-?[\d,]+(\.\d+)?"
+DOCS = ROOT / "docs/benchmarks.md"
+Main = Callable[[list[str]], Any]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each table in a Markdown text, without its ruler."""
+    found = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|\n").split(" | ")] for line in table.splitlines() if "---" not in line]
+        for table in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "expected"),
+    [
+        (training.main, ["--only", "epoch"], {"`fast.yaml`": 1.03, "`cnn.yaml`": 1.03}),
+        (training.main, ["--only", "step"], {"linear layer": 1000}),
+        (exactness.main, [], {"a checkpoint": None, "a step": None}),
+        pytest.param(
+            training.main, ["--only", "memory"], {"`fast.yaml`": 1.1, "`cnn.yaml`": 1.1}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            startup.main, [], {"--help": 1.3, "--version": 1.3, "to the first batch": None}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=["epoch", "step", "exactness", "memory", "startup"],
+)
+def test_a_comparison_prints_its_table(
+    main: Main, arguments: list[str], expected: dict[str, float | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*arguments, "--quick", "--note", "in a test"])
+    printed = capsys.readouterr().out
+    assert "in a test" in printed
+    ((columns, *rows),) = tables(printed)
+    for what, reach in expected.items():
+        (row, *_) = [row for row in rows if what in row[0]]
+        assert len(row) == len(columns)
+        numbers = [float(match[0].strip("*").replace(",", "")) for cell in row[1:] if (match := re.match(NUMBER, cell))]
+        assert all(number > 0 for number in numbers[:-1] if what != "linear layer")
+        if reach is not None:
+            assert columns[-1] == "reach" and numbers[-1] == reach
+
+
+def test_accuracy_fits_tests_and_compares(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracy.main(["--quick", "--bare", "--pixels", "random", "--", "--trainer.max_epochs", "1"])
+    printed = capsys.readouterr().out
+    assert "`fast.yaml` --trainer.max_epochs 1, random pixels" in printed
+    ((_, *rows),) = tables(printed)
+    values = {what: value for what, value, _ in rows}
+    assert re.fullmatch(r"\*\*\d+\.\d\d%\*\* \(one seed\)", values["test accuracy"])
+    assert Path("runs/fast-seed0").is_dir()  # the runs are kept
+
+
+def test_accuracy_is_a_mean_with_the_interval_of_student() -> None:
+    # mean 0.9, deviation 0.01, Student's t for 2 degrees of freedom 4.3027: 4.3027 * 0.01 / sqrt(3) = 0.02484
+    assert accuracy.accuracy([0.89, 0.90, 0.91]) == "**90.00%** ± 1.00% (3 seeds; 95 % interval 87.52% to 92.48%)"
+    assert accuracy.accuracy([0.9]) == "**90.00%** (one seed)"
+
+
+def test_training_time_is_told_as_a_part_of_the_articles_fifty_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "STARTED", 1000.0)
+    fits = [Timing(120.0, 1.0, 1150.0, 0.9), Timing(100.0, 1.0, 1300.0, 0.9), Timing(110.0, 1.0, 1500.0, 0.9)]
+    articles = [Timing(9.0, step, 0.0) for step in (0.1, 0.2, 0.3)]
+    bares = [Timing(100.0, 1.0, 0.0), Timing(50.0, 1.0, 0.0), Timing(50.0, 1.0, 0.0)]
+    values = {what: value for what, value, _ in accuracy.table(fits, articles, bares)}
+    assert values["training, warm"] == "105.0 s (100.0 to 110.0)"  # without the first
+    assert values["training, cold: from the start of the process"] == "150.0 s"
+    assert values["its 50 epochs, computed: 17,600 steps"] == "3,520 s"
+    assert values["training, of the article's 50 epochs"] == "**1/33.5**"
+    assert values["training, of the bare loop"] == "**2.10** (2.00 to 2.20)"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_table_has_its_place_in_the_docs(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    for script in (training, accuracy):
+        monkeypatch.setattr(script, "device", lambda: device)
+        monkeypatch.setattr(script, "describe", lambda *_: "")
+        monkeypatch.setattr(script, "publish", lambda name, *_: names.append(name))
+        monkeypatch.setattr(script, "as_a_user_sees_it", lambda: None)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr(training, "QUESTIONS", dict.fromkeys(training.QUESTIONS, lambda *_: training.Table((), [])))
+    monkeypatch.setattr(accuracy, "run", lambda *_: Timing(1.0, 1.0, 1.0, 0.5))
+    training.main(["--quick"])
+    accuracy.main(["--quick"])
+    assert len(names) == 4
+    for name in names:
+        assert f"<!-- written by benchmarks/{name} -->" in DOCS.read_text()

@@ -1,0 +1,250 @@
+"""Studies as a user runs them: real fits, each in a process of its own (tests/study has fits that cost nothing)."""
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import yaml
+from outcome import outcome
+from wandb import wandb_agent
+from wandb_file import WandbFile, find
+
+from litcnn.cli import main
+from litcnn.study import locks, run_verb
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SWEEP = CONFIGS / "sweep.yaml"
+TINY = [
+    "--config", str(CONFIGS / "digits.yaml"), "--model.network.init_args.widths=[4,4]",
+    "--model.network.init_args.hidden=8", "--data.batch_size=64", "--trainer.limit_train_batches=3",
+    "--trainer.max_epochs=2",
+]  # fmt: skip
+STUDY = [sys.executable, "-c", "import sys; from litcnn.study import run_verb; run_verb(sys.argv[1:])", "study"]
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    with (directory / "study.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "directory")} for row in csv.DictReader(file)]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+LONGER = [*TINY, "--folds", "3", "--trainer.max_epochs=3", "--trainer.limit_train_batches=15"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("uninterrupted")
+    subprocess.run([*STUDY, *LONGER], cwd=home, check=True, capture_output=True, timeout=280)
+    return home / "runs/digits-3-folds"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("injury", ["SIGTERM", "SIGKILL", "SIGKILL of the study alone"])
+def test_a_study_that_was_interrupted_ends_with_the_same_numbers_and_weights(
+    injury: str, uninterrupted: Path, tmp_path: Path
+) -> None:
+    program = subprocess.Popen([*STUDY, *LONGER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    directory = tmp_path / "runs/digits-3-folds"
+    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob("fold-1/*/metrics.csv")))
+    program.send_signal(getattr(signal, injury.split()[0]))
+    if injury == "SIGKILL":
+        os.kill(locks.holder(directory / "fold-1/lock") or 0, signal.SIGKILL)
+    printed, _ = program.communicate(timeout=100)
+    assert program.returncode == (143 if injury == "SIGTERM" else -9), printed
+    assert not (directory / "study.csv").exists()
+    subprocess.run([*STUDY, *LONGER], check=True, capture_output=True, timeout=280)
+    assert rows(directory) == rows(uninterrupted)
+    for fold in ("fold-0", "fold-1", "fold-2"):
+        (run,), (expected,) = (list(study.glob(f"{fold}/*/metrics.csv")) for study in (directory, uninterrupted))
+        assert outcome(run.parent) == outcome(expected.parent)
+
+
+@pytest.mark.slow
+def test_every_fold_validates_on_other_images_and_the_table_has_what_validate_measures(uninterrupted: Path) -> None:
+    table = {row["run"]: float(row["val/acc"]) for row in rows(uninterrupted)}
+    held_out = []
+    for fold in range(3):
+        (best,) = uninterrupted.glob(f"fold-{fold}/*/checkpoints/best.ckpt")
+        content = torch.load(best, weights_only=True)
+        assert (content["config"]["data"]["folds"], content["config"]["data"]["fold"]) == (3, fold)
+        done = subprocess.run(
+            [sys.executable, "-m", "litcnn", "validate", "--ckpt_path", str(best)], capture_output=True, text=True
+        )
+        held_out.append(int(done.stdout.split("val images: ")[1].split()[0]))
+        assert f"val/acc  │ {table[f'fold-{fold}']:.4f}" in done.stdout
+    assert sum(held_out) == 1437  # all training images
+
+
+SPY = """
+from litcnn.data import Digits
+
+class Spy(Digits):
+    def load(self, split):
+        with open("loaded.txt", "a") as file:
+            file.write(split + "\\n")
+        return super().load(split)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_test_set_is_read_only_when_that_is_asked_for(tmp_path: Path) -> None:
+    Path("spy.py").write_text(SPY)
+    command = [*STUDY, *TINY, "--data.source", "spy.Spy", "--trust", "spy", "--name", "seeds"]
+    subprocess.run([*command, "--seeds", "0..1"], check=True, timeout=280)
+    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 2, "val": 2}
+    assert "test/acc" not in rows(tmp_path / "runs/seeds")[0]
+    # one more, tested after its fit, and the two that are there
+    subprocess.run([*command, "--seeds", "0..2", "--test", "true"], check=True, timeout=280)
+    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 3, "val": 3, "test": 3}
+    table = rows(tmp_path / "runs/seeds")
+    assert all(0 <= float(row["test/acc"]) <= 1 for row in table[:3])
+    assert len({row["val/acc"] for row in table[:3]}) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    space = yaml.safe_load(SWEEP.read_text())
+    space["parameters"]["data.batch_size"] = {"values": [32, 48]}
+    Path("space.yaml").write_text(yaml.safe_dump(space))
+    tiny = [arg for arg in TINY if not arg.startswith(("--data.batch_size", "--model.network.init_args.hidden"))]
+    run_verb(["study", *tiny, "--space", "space.yaml", "--trials", "3", "--workers", "2"])
+    directory = tmp_path / "runs/digits-space"
+    assert [path.name for path in sorted(directory.glob("trial-*"))] == ["trial-0", "trial-1", "trial-2"]
+    for row in rows(directory):
+        (run,) = directory.glob(f"trial-{row['trial']}/*/")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        assert config["model"]["lr_scheduler"]["init_args"]["max_lr"] == float(
+            row["model.lr_scheduler.init_args.max_lr"]
+        )
+        assert config["model"]["network"]["init_args"]["hidden"] == int(row["model.network.init_args.hidden"])
+        assert config["data"]["batch_size"] == int(row["data.batch_size"])
+        (recorded,) = find(run)
+        assert WandbFile(recorded).group == "digits-space"
+    # the command at the end does what it says
+    command = capsys.readouterr().out.rpartition("python main.py ")[2].strip()
+    main([*shlex.split(command), "--config", str(CONFIGS / "with/no_tracker.yaml"), "--name", "again"])
+    (again,) = tmp_path.glob("runs/again/*/checkpoints/best.ckpt")
+    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
+    assert best["callbacks"].keys() and again.is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            ["--folds", "3", "--model.optimizer.init_args.learning_rate", "1"],
+            "unknown option --model.optimizer.init_args.",
+        ),
+        (["--seeds", "0..2", "--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
+    ],
+)
+def test_what_fit_does_not_take_is_said_before_anything_is_trained(
+    given: list[str], words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        run_verb(["study", *TINY, *given])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_fewer_images_of_a_class_than_folds_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"^fold-0 failed, data.folds is 200, but there are only 1\d\d training images of"
+    ):
+        run_verb(["study", *TINY, "--folds", "200", "--trainer.logger=false"])
+
+
+# What an agent of Weights & Biases runs
+
+
+class Started:
+    """In the place of the agent's process: what it would run, and with which variables."""
+
+    made: "ClassVar[list[Started]]" = []
+
+    def __init__(self, command: list[str], env: dict[str, str], **others: Any) -> None:
+        self.command, self.env = command, env
+        Started.made.append(self)
+
+
+def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Started:
+    """What the installed agent makes of configs/sweep.yaml and the settings that the server sent."""
+    sweep = yaml.safe_load(SWEEP.read_text())
+    monkeypatch.setattr(wandb_agent, "AgentProcess", Started)
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):
+        monkeypatch.setenv(name, "")  # the agent sets them in this process: taken back at the end
+    monkeypatch.delenv("WANDB_DIR")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    agent = wandb_agent.Agent(api=None, queue=None, sweep_id="sweep123")
+    agent._sweep_command = sweep["command"]
+    args = {key: {"value": value} for key, value in values.items()}
+    answer = agent._process_command({"type": "run", "run_id": "abcd1234", "program": sweep["program"], "args": args})
+    assert "exception" not in answer, answer
+    return Started.made.pop()
+
+
+def test_the_command_line_of_an_agent_sets_every_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("configs").symlink_to(CONFIGS)
+    values = {
+        "model.lr_scheduler.init_args.max_lr": 6.2e-05,
+        "model.optimizer.init_args.weight_decay": 1.3e-06,
+        "model.network.init_args.dropout": 0.25,
+        "model.network.init_args.hidden": 96,
+        "data.batch_size": 32,
+    }
+    assert values.keys() == yaml.safe_load(SWEEP.read_text())["parameters"].keys()
+    others = {
+        "model.channels_last": False,
+        "model.network.init_args.widths": [8, 16],
+        "model.network.init_args.activation": "torch.nn.GELU",
+    }
+    run = started({**values, **others}, monkeypatch)
+    interpreter = run.command.index("main.py")
+    assert run.command[:interpreter] == ["/usr/bin/env", "python"] and run.env["WANDB_RUN_ID"] == "abcd1234"
+    with pytest.raises(SystemExit) as stopped:
+        main([*run.command[interpreter + 1 :], "--print_config"])
+    assert stopped.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    for key, value in {**values, **others}.items():
+        found = config
+        for part in key.split("."):
+            found = found[part]
+        assert found == value, key
+
+
+@pytest.mark.slow
+def test_a_fit_of_an_agent_is_the_run_that_the_agent_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("configs").symlink_to(CONFIGS)
+    run = started({"model.lr_scheduler.init_args.max_lr": 0.001, "data.batch_size": 32}, monkeypatch)
+    command = [sys.executable, "-m", "litcnn", *run.command[run.command.index("main.py") + 1 :]]
+    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    subprocess.run(command, env={**run.env, "WANDB_MODE": "offline"}, check=True, capture_output=True, timeout=200)
+    (recorded,) = find(next(tmp_path.glob("runs/digits/*")))
+    file = WandbFile(recorded)
+    assert file.id == "abcd1234" and file.config["model.lr_scheduler.init_args.max_lr"] == 0.001
+    assert {record.run.sweep_id for record in file.records if record.WhichOneof("record_type") == "run"} == {"sweep123"}
+    assert file.metric("val/acc")
