@@ -57,7 +57,7 @@ def group_of_this_process() -> Group | None:
         group = Group(rank, size, os.environ["MASTER_ADDR"], port, hosted, attempt)
     # in jobs of these names Lightning starts its own processes
     elif "SLURM_PROCID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
-        from lightning.fabric.plugins.environments import SLURMEnvironment
+        from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
         slurm = SLURMEnvironment()
         group = Group(slurm.global_rank(), slurm.world_size(), slurm.main_address, slurm.main_port, False, "0")
@@ -97,7 +97,7 @@ def _decided_by_first(group: Group, what: str, decide: Callable[[], str]) -> str
 @cache  # kept as long as the process, whose store Lightning will use too
 def _meet(group: Group) -> Any:
     """The TCPStore of all processes, once each has come."""
-    from torch.distributed import DistError, DistStoreError, TCPStore
+    from torch.distributed import DistError, DistStoreError, TCPStore  # type: ignore[attr-defined]
 
     who, where = f"process {group.rank} of {group.size}", f"{group.address}:{group.port}"
     hosts = group.rank == 0 and not group.hosted

@@ -182,7 +182,7 @@ def test_fewer_images_of_a_class_than_folds_are_named() -> None:
 class Started:
     """In the place of the agent's process: what it would run, and with which variables."""
 
-    made: "ClassVar[list[Started]]" = []
+    made: "ClassVar[list[Started]]" = []  # noqa: RUF012 (it is one)
 
     def __init__(self, command: list[str], env: dict[str, str], **others: Any) -> None:
         self.command, self.env = command, env
