@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_the_table_shows_path_class_confidence_and_runner_up(capsys: pytest.Capt
 
 
 def cells(printed: str) -> tuple[list[str], list[list[str]]]:
-    """The head and the rows of a printed table."""
+    """The head and the rows of a printed table, without colours: another test may have made the console a terminal."""
+    printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
     (head,) = [line for line in printed.splitlines() if line.startswith("┃")]
     rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
     return [cell.strip() for cell in head.strip("┃").split("┃")], [[cell.strip() for cell in row] for row in rows]

@@ -124,7 +124,7 @@ def _meet(group: Group) -> Any:
 
 
 def _minutes(time: timedelta) -> str:
-    return f"{time.total_seconds() / 60:g} minutes"
+    return f"{round(time.total_seconds() / 60, 2):g} minutes"
 
 
 def _first_line(error: Exception) -> str:

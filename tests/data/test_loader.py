@@ -101,11 +101,23 @@ def test_another_epoch_has_other_augmentation():
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 def test_processes_share_each_batch_without_gap_or_double(world_size):
-    whole = labels(loader(shuffle=True))
-    parts = [labels(loader(shuffle=True, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    ways = {"shuffle": False, "world_size": world_size}  # as for a test, where a slice may be empty
+    whole = labels(loader())
+    parts = [labels(loader(rank=rank, **ways)) for rank in range(world_size)]
     assert [list(chain(*pieces)) for pieces in zip(*parts, strict=True)] == whole
     sizes = [[len(piece) for piece in pieces] for pieces in zip(*parts, strict=True)]
     assert all(max(size) - min(size) <= 1 for size in sizes)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_in_training_all_processes_take_a_batch_that_is_too_small_to_share(world_size):
+    whole = labels(loader(shuffle=True))
+    parts = [labels(loader(shuffle=True, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        if len(batch) < world_size:
+            assert all(piece == batch for piece in pieces)
+        else:
+            assert list(chain(*pieces)) == batch and min(map(len, pieces)) > 0
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5])

@@ -147,7 +147,7 @@ def test_no_network_says_what_to_do_and_leaves_no_run(capsys: pytest.CaptureFixt
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("config", sorted(path.name for path in CONFIGS.glob("*.yaml")))
+@pytest.mark.parametrize("config", sorted({path.name for path in CONFIGS.glob("*.yaml")} - {"sweep.yaml"}))
 def test_every_shipped_config_trains(config: str, tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     source = {

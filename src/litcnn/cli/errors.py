@@ -222,7 +222,8 @@ def _missing(message: str, settings: list[Setting]) -> str | None:
     if not (match := REQUIRED.search(message)):
         return None
     if not (cls := _class_around(message, match)):
-        _, _, key = match[1].split(", ")[0].partition(".")  # without the verb
+        first = match[1].split(", ")[0]
+        key = first.partition(".")[2] or first  # without the verb
         return f"{_find(settings, key)} is required"
     # the class may have been given by its name alone
     given = next((s for s in reversed(settings) if s.value and f".{cls}".endswith(f".{s.value}")), Setting("", ""))

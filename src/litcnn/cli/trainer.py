@@ -8,6 +8,8 @@ import uuid
 import warnings
 from argparse import ArgumentError
 from argparse import ArgumentParser as PlainParser
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from torch import nn
 
 from litcnn import callbacks, checkpoint, run
 from litcnn.classifier import ImageClassifier
@@ -270,13 +271,16 @@ def _build_source(spec: Namespace) -> Source:
     return source
 
 
-def _default_arguments(network: str) -> Any:
-    """What a network's class path alone resolves to; nothing where it has arguments that must be given."""
+def _default_arguments(network: str) -> dict[str, Any]:
+    """What a network's arguments are where they are not given; nothing where that cannot be told."""
+    module, _, name = network.rpartition(".")
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False)
     try:
-        return parser.parse_object({"network": {"class_path": network}}).network.get("init_args") or {}
-    except ArgumentError:
+        target = getattr(import_module(module), name)
+        add: Any = parser.add_class_arguments if isclass(target) else parser.add_function_arguments
+        add(target, fail_untyped=False)
+        return dict(parser.get_defaults().items())
+    except (ImportError, AttributeError, ValueError, ArgumentError):
         return {}
 
 

@@ -1,5 +1,6 @@
 """The search for the best settings, by Optuna: it says what to try, children try it."""
 
+import math
 import os
 import zlib
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from litcnn.study import locks
 from litcnn.study.child import Child, seconds_of
 from litcnn.study.options import Options, options_in
 from litcnn.study.progress import Progress
-from litcnn.study.results import read_epochs, read_result
+from litcnn.study.results import Result, read_epochs, read_result
 from litcnn.study.settings import differences, directory_of, record, recordable, resolve
 from litcnn.study.space import Space, as_flag, read_space
 from litcnn.study.storage import explained, open_storage, url_of
@@ -48,13 +49,6 @@ class Search:
         epochs = settings["trainer"]["max_epochs"] or 0
         self.url = url_of(options.storage, directory)
         self.storage, self.study = _open(self.url, directory, space, max(1, epochs // 4))
-        now = recordable({"space": space.plain()}, settings)
-        if different := differences(self.study.user_attrs.get("recorded", now), now):
-            raise ValueError(
-                f"the storage holds a search {directory.name} with other settings: {different}; go on with those, or "
-                "choose another --name"
-            )
-        self.study.set_user_attr("recorded", now)
         self.progress = Progress(directory.name, options.trials or 0, epochs, space.metric)
         self.workers = Workers(options.workers)
         self.failures = 0
@@ -62,8 +56,10 @@ class Search:
         self._trials: dict[str, Trial] = {}  # at work here, by name of the run
         self._reported: dict[str, set[int]] = {}
         self._pruned: set[str] = set()
-        self._owned: list[int] = []  # locks
-        self._left = self._left_behind()
+        self._owned: dict[str, int] = {}  # locks, likewise
+        with explained(self.url):
+            self._compare(recordable({"space": space.plain()}, settings))
+            self._left = self._left_behind()
 
     def run(self) -> int | None:
         """Carries out what is left of the trials, and returns the signal that stopped it; None where all are done.
@@ -71,14 +67,15 @@ class Search:
         Raises:
             ValueError: where trials fail one after the other, or the storage fails.
         """
-        if there := len(self._counted()):
-            self.progress.say(f"{there - len(self._left)} of {self.options.trials} trials are done or taken already")
         try:
             with explained(self.url), self.workers as workers, self.progress.shown():
+                if there := len(self._counted()):
+                    others = there - len(self._left)
+                    self.progress.say(f"{others} of {self.options.trials} trials are done or taken already")
                 for child in workers.run(self._next_child, self._watch):
                     self._ended(child)
         finally:
-            for lock in self._owned:
+            for lock in self._owned.values():
                 os.close(lock)
         if self.failures >= FAILURES:
             raise ValueError(f"{FAILURES} trials in a row failed, the last one: {self.last_failure}")
@@ -92,6 +89,15 @@ class Search:
 
     # Which trials there are
 
+    def _compare(self, now: dict[str, Any]) -> None:
+        """All machines must search the same."""
+        if different := differences(self.study.user_attrs.get("recorded", now), now):
+            raise ValueError(
+                f"the storage holds a search {self.directory.name} with other settings: {different}; go on with those, "
+                "or choose another --name"
+            )
+        self.study.set_user_attr("recorded", now)
+
     def _counted(self) -> list[Any]:
         return [trial for trial in self.study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
 
@@ -101,9 +107,10 @@ class Search:
 
         left = []
         for trial in self._counted():
-            owner = self.directory / f"trial-{trial.number}" / "owner"
+            folder = self.directory / f"trial-{trial.number}"
+            owner = folder / "owner"
             if trial.state == TrialState.RUNNING and owner.is_file() and (lock := locks.take(owner)) is not None:
-                self._owned.append(lock)
+                self._owned[folder.name] = lock
                 left.append(trial.number)
         return left
 
@@ -137,7 +144,7 @@ class Search:
                 f"{relative(folder)} is there already, but the storage knows nothing of it: it belongs to another "
                 "search; choose another --name"
             )
-        self._owned.append(lock)
+        self._owned[folder.name] = lock
         trial.set_user_attr("folder", f"{os.uname().nodename}:{folder}")
         self._reported[folder.name] = set()
         # a function of the number: the same after a restart, another one on every machine
@@ -173,36 +180,41 @@ class Search:
 
     def _ended(self, child: Child) -> None:
         trial = self._trials.pop(child.name)
-        metric = self.space.metric
+        trial.set_user_attr("seconds", seconds_of(child.folder))
         if child.command() is None and child.run_dir:
-            result = read_result(child.run_dir)
-            if metric not in result.best:
-                raise ValueError(
-                    f"{metric} is the metric of the space, but is not logged: there are {', '.join(result.best)}"
-                )
-            self._note(trial, child, run=result.run_dir.name, best_epoch=result.best_epoch, epochs=result.epochs)
-            self.study.tell(trial, result.best[metric])
-            self.failures = 0
-            self.progress.say(
-                f"{child.name}: {metric} {result.best[metric]:.4f}  (epoch {result.best_epoch} of {result.epochs})"
-            )
+            self._finished(trial, child, read_result(child.run_dir))
         elif child.name in self._pruned:
             epochs = len(self._reported[child.name])
-            self._note(trial, child, epochs=epochs)
+            trial.set_user_attr("epochs", epochs)
             self.study.tell(trial, state=_state("PRUNED"))
+            (child.folder / "stopped-early").touch()
             self.progress.say(f"{child.name}: stopped after {epochs} epochs, below the median of the others")
         elif not child.asked_to_stop:
-            self.last_failure = child.why()
-            self._note(trial, child)
-            self.study.tell(trial, state=_state("FAIL"))
-            self.failures += 1
-            self.progress.say(f"{child.name} failed, {self.last_failure}")
+            self._failed(trial, child, child.why())
+        os.close(self._owned.pop(child.name))
         self.progress.ended(child, len(self._counted()) - len(self._trials))
 
-    def _note(self, trial: "Trial", child: Child, **facts: Any) -> None:
-        seconds = seconds_of(child.folder)
-        for name, fact in {**facts, "seconds": seconds}.items():
+    def _finished(self, trial: "Trial", child: Child, result: Result) -> None:
+        metric = self.space.metric
+        value = result.best.get(metric, math.nan)
+        if not math.isfinite(value):
+            self._failed(trial, child, f"it has no finite {metric} in any epoch: there are {', '.join(result.best)}")
+            return
+        for name, fact in {
+            "run": result.run_dir.name,
+            "best_epoch": result.best_epoch,
+            "epochs": result.epochs,
+        }.items():
             trial.set_user_attr(name, fact)
+        self.study.tell(trial, value)
+        self.failures = 0
+        self.progress.say(f"{child.name}: {metric} {value:.4f}  (epoch {result.best_epoch} of {result.epochs})")
+
+    def _failed(self, trial: "Trial", child: Child, why: str) -> None:
+        self.study.tell(trial, state=_state("FAIL"))
+        self.failures += 1
+        self.last_failure = why
+        self.progress.say(f"{child.name} failed, {why}")
 
 
 def _open(url: str, directory: Path, space: Space, warm_up: int) -> tuple[Any, "Study"]:
