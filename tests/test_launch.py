@@ -10,7 +10,7 @@ import torch.distributed
 from litcnn import launch
 from litcnn.launch import agree
 
-SHORT = timedelta(seconds=2)
+SHORT = timedelta(seconds=3)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_error_of_the_first_ends_all_and_is_told_once(port):
 def test_missing_process_is_named(port, monkeypatch):
     monkeypatch.setattr(launch, "MEETING", SHORT)
     answers, _, _ = in_processes([torchrun(rank, 4, port) for rank in (0, 2)])
-    assert answers[0].startswith(f"process 0 of 4 (counted from 0) waited 0.03 minutes at 127.0.0.1:{port} for 1, 3.")
+    assert answers[0].startswith(f"process 0 of 4 (counted from 0) waited 0.05 minutes at 127.0.0.1:{port} for 1, 3.")
     assert answers[1].startswith("process 2 of 4")
 
 

@@ -41,6 +41,7 @@ def execute(path: Path, home: Path) -> NotebookNode:
         km=AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[])),
         timeout=500,
         record_timing=False,
+        coalesce_streams=True,  # in how many pieces the prints of a cell arrive is chance
         resources={"metadata": {"path": str(home / "notebooks")}},
         extra_arguments=["--InteractiveShell.system_raise_on_error=True"],
     )

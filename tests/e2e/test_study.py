@@ -27,9 +27,9 @@ SWEEP = CONFIGS / "sweep.yaml"
 TINY = [
     "--config", str(CONFIGS / "digits.yaml"), "--model.network.init_args.widths=[4,4]",
     "--model.network.init_args.hidden=8", "--data.batch_size=64", "--trainer.limit_train_batches=3",
-    "--trainer.max_epochs=2",
+    "--trainer.max_epochs=2", "--trainer.precision=32-true",
 ]  # fmt: skip
-STUDY = [sys.executable, "-c", "import sys; from litcnn.study import run_verb; run_verb(sys.argv[1:])", "study"]
+STUDY = [sys.executable, "-m", "litcnn", "study"]
 
 
 def rows(directory: Path) -> list[dict[str, str]]:

@@ -143,6 +143,7 @@ def test_hopeless_trials_are_stopped_and_kept(study, capsys):
     assert max(float(row["val/acc"]) for row in table) == max(float(row["val/acc"]) for row in finished)
     run_dirs = [next(Path(f"runs/search/trial-{row['trial']}").glob("*/metrics.csv")).parent for row in early]
     assert all(json.loads((run_dir / "state.json").read_text())["state"] == "stopped" for run_dir in run_dirs)
+    assert {*Path("runs/search").glob("*/stopped-early")} == {run_dir.parent / "stopped-early" for run_dir in run_dirs}
     assert "below the median of the others" in capsys.readouterr().out
     study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1")
     assert rows() == table  # none of them is taken up again
@@ -175,6 +176,13 @@ def test_a_trial_that_fails_is_no_end(study, capsys):
     assert states["finished"] == 6 - states["failed"] > 0
     printed = capsys.readouterr().out
     assert "RuntimeError: crashed" in printed and "failed, exit code 1, its last lines" in printed
+
+
+def test_a_trial_without_a_finite_value_has_failed(study):
+    """As one that is trained on all images, with none to validate on."""
+    write_space(metric={"name": "val/other", "goal": "maximize"})
+    with pytest.raises(ValueError, match=r"the last one: it has no finite val/other in any epoch: .* val/acc"):
+        study(*SEARCH, "--trials", "4")
 
 
 def test_three_failures_in_a_row_are(study):

@@ -3,6 +3,7 @@ theirs."""
 
 import json
 import logging
+import os
 import sys
 import uuid
 import warnings
@@ -182,7 +183,7 @@ class CLI(LightningCLI):
                 arguments.save_dir = str(directory / arguments.save_dir)
             if "project" in arguments:  # in the config of the run, so that a resumed run continues the tracker's
                 arguments.name = arguments.name or f"{config.name}/{directory.name}"
-                arguments.id = arguments.id or uuid.uuid4().hex[:8]
+                arguments.id = arguments.id or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # of a sweep
 
 
 def run_verb(args: list[str]) -> None:
