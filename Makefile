@@ -22,6 +22,7 @@ bench: $(DEV)  ## measures this project against what one would use in its place:
 	$(BIN)/python benchmarks/startup.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/data_path.py --write docs/benchmarks.md
 	$(BIN)/python benchmarks/training.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/predict.py --write docs/benchmarks.md
 
 faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
 	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
