@@ -39,26 +39,26 @@ class Console(Callback):
     # at the start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._announce(trainer)
+        self._announce(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._announce(trainer)
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._announce(trainer)
+        self._announce(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ended = self._ended or time.monotonic()
         if trainer.state.fn == "validate":
-            self._announce(trainer)
+            self._announce(trainer, pl_module)
 
-    def _announce(self, trainer: Trainer) -> None:
+    def _announce(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = ", ".join(f"{split} {size:,}" for split, size in data.sizes().items())
+        network: Any = pl_module.network
+        parameters = sum(parameter.numel() for parameter in network.parameters())
         trackers = [f"W&B {tracker.status_in_short}" for tracker in _with_status(trainer)]
         parts = [
             _device(trainer),
             f"precision {trainer.precision}",
+            f"{type(network).__name__}: {parameters:,} parameters",
             f"{type(data.source).__name__}: {splits} images, {len(data.class_names)} classes",
             relative(trainer.default_root_dir),
             *trackers,

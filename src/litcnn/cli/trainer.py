@@ -33,6 +33,11 @@ DEFAULTS = {
     "model.network": {"class_path": "litcnn.networks.CNN"},
     "data.source": {"class_path": "litcnn.data.Digits"},
 }
+TRAINER_DEFAULTS = {
+    "max_epochs": 10,
+    "logger": {"class_path": "litcnn.loggers.Wandb"},
+    "enable_model_summary": False,  # the first line says how many parameters there are
+}
 REPLACED_WHOLE = (*DEFAULTS, "model.optimizer", "model.lr_scheduler")  # the last two have theirs in Python
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
@@ -64,15 +69,16 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         self.args = args
         self.notes: list[str] = []
-        # Lightning's advertisement of its own tracker, and its own use of what torch 2.15 deprecates, at every start
-        chatter = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-        chatter.addFilter(lambda record: "litlogger" not in record.msg)
+        # Lightning tells, over ten lines, what our first line says, and advertises its own tracker
+        for library in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(library).setLevel(logging.WARNING)
+        # its own use of what torch 2.15 deprecates, at every start
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         super().__init__(
             ImageClassifier,
             ImageData,
             save_config_callback=callbacks.RecordConfig,
-            trainer_defaults={"max_epochs": 10, "logger": {"class_path": "litcnn.loggers.Wandb"}},
+            trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_kwargs={verb: {"verb": verb} for verb in VERBS},
             parser_class=Parser,

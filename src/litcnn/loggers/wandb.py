@@ -146,7 +146,7 @@ class Wandb(WandbLogger):
         except Exception as error:
             import wandb
 
-            what = f"{doing}: {_first_line(error)}"
+            what = f"{doing}: {_in_one_line(error)}"
             if not (fatal or isinstance(error, OSError | wandb.Error)):
                 if doing not in self._said:
                     say(f"W&B did not record one thing, and goes on ({what})")
@@ -211,7 +211,7 @@ class Wandb(WandbLogger):
         except Exception as error:
             if mode != "online":
                 raise
-            mode, reason = "offline", f"W&B did not start: {_first_line(error)}"
+            mode, reason = "offline", f"W&B did not start: {_in_one_line(error)}"
             wandb.teardown()  # its service still holds the run's id
             run = wandb.init(**self._arguments, mode=mode, settings=settings)
         run.define_metric("trainer/global_step")
@@ -235,7 +235,7 @@ class Wandb(WandbLogger):
             if not wandb.login(prompt=False, verify=False):
                 return "offline", "no API key"
         except wandb.Error as error:
-            return "offline", _first_line(error)
+            return "offline", _in_one_line(error)
         settings = wandb.setup().settings
         if self._mode == "online" or not settings.api_key:  # without a key the login is by identity token
             return "online", ""
@@ -280,8 +280,9 @@ def _upload(run: Any, when: str) -> str:
     return f": upload {when} with `wandb sync {here}`"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _in_one_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[:3])  # what is wrong with a setting stands in the third
 
 
 def _not_about_sockets(record: logging.LogRecord) -> bool:
