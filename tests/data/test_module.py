@@ -139,7 +139,9 @@ def test_statistics_are_those_of_the_training_images_alone():
     assert np.abs(np.array(mean) - whole.mean((0, 2, 3))).max() > 1e-4  # so the validation images would have shown
 
 
-def test_statistics_of_more_than_one_chunk_and_of_one_colour():
+def test_statistics_of_more_than_one_chunk_and_of_one_colour(monkeypatch):
+    monkeypatch.setattr(module, "AT_ONCE", 1024 * 32)
+
     class Many(FakeSource):
         def load(self, split):
             images = np.random.default_rng(0).integers(0, 256, (2500, 2, 4, 4), dtype=np.uint8)
@@ -151,6 +153,15 @@ def test_statistics_of_more_than_one_chunk_and_of_one_colour():
     images = source.load("train").images.numpy() / 255
     np.testing.assert_allclose(mean, images.mean((0, 2, 3)), atol=1e-7)
     np.testing.assert_allclose(std, images.std((0, 2, 3)), atol=1e-6)
+
+
+def test_of_very_many_images_some_are_measured(monkeypatch):
+    source = FakeSource(train=(40, 40, 40))
+    monkeypatch.setattr(module, "MEASURED_BYTES", 30 * 192)
+    mean, std = ImageData(source, val_fraction=0).statistics()
+    images = source.load("train").images.numpy()[np.linspace(0, 119, 30).astype(int)] / 255
+    np.testing.assert_allclose(mean, images.mean((0, 2, 3)), atol=1e-7)
+    np.testing.assert_allclose(std, images.std((0, 2, 3)), atol=1e-7)
 
 
 def test_given_statistics_are_used_and_nothing_is_read_for_them():

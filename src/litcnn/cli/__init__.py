@@ -16,6 +16,7 @@ VERBS = {
     "demo": ("litcnn.demo", "Open a web page that classifies images."),
     "tune": ("litcnn.cli.tune", "Find a learning rate, or the largest batch size."),
     "study": ("litcnn.study", "Train many times, over seeds, folds or a space of settings."),
+    "prepare": ("litcnn.cli.prepare", "Make the images of a config ready ahead of a run, or write them as a stream."),
 }
 
 

@@ -3,7 +3,7 @@
 from litcnn.data.augment import AlternatingFlip, Augment, Cutout, Draw, RandomCrop, RandomFlip
 from litcnn.data.loader import BatchLoader
 from litcnn.data.module import ImageData
-from litcnn.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Source, TorchDataset
+from litcnn.data.sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Shards, Source, Stream, TorchDataset
 
 __all__ = [
     "CIFAR10",
@@ -19,6 +19,8 @@ __all__ = [
     "ImageFolder",
     "RandomCrop",
     "RandomFlip",
+    "Shards",
     "Source",
+    "Stream",
     "TorchDataset",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from litcnn.data.augment import Augment, Draw
+from litcnn.data.sources.shards import Shards
 
 Batch = tuple[Tensor, Tensor]
 Place = tuple[int, int]
@@ -26,7 +27,8 @@ class BatchLoader:
     are read from a disk slower than the network takes them keep it waiting.
 
     Args:
-        images, labels: uint8 (N, C, H, W) and int64 (N,), in memory, memory-mapped, or on `device`.
+        images, labels: uint8 (N, C, H, W) and int64 (N,), in memory, memory-mapped, or on `device`; images in shards
+            too, which have an order of their own.
         batch_size: images a step, over all processes together.
         indices: int64, the images to use (a split); all by default.
         shuffle: a new order every epoch; else the order of `indices`.
@@ -42,7 +44,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | Shards,
         labels: Tensor,
         batch_size: int,
         *,
@@ -77,6 +79,8 @@ class BatchLoader:
         # resumed run is before it knows the epoch.
         epoch, start = self.place()
         order = self.order(epoch)
+        if isinstance(self.images, Shards) and start < len(self):
+            self.images.expect(np.concatenate([self.chosen(order, number) for number in range(start, len(self))]))
         if self.prefetch:
             yield from self._prefetched(order, epoch, start)
         else:
@@ -94,7 +98,10 @@ class BatchLoader:
         """int64: the indices of all images in the order of this epoch."""
         if not self.shuffle:
             return self.indices
-        return np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+        generator = np.random.default_rng((self.seed, epoch))
+        if isinstance(self.images, Shards):
+            return self.images.order(self.indices, generator, self.batch_size)
+        return generator.permutation(self.indices)
 
     def chosen(self, order: np.ndarray, number: int) -> np.ndarray:
         """int64 (n,): which images of the arrays this process's slice of batch `number` holds."""
@@ -112,6 +119,11 @@ class BatchLoader:
             images = augment(images, draw)
         return images, labels
 
+    def is_repeated(self, number: int) -> bool:
+        """Whether batch `number` has fewer images than there are processes, so that all train on all of them."""
+        size = min(self.batch_size, len(self.indices) - number * self.batch_size)
+        return self.shuffle and size < self.world_size
+
     def _whole(self, order: np.ndarray, number: int) -> np.ndarray:
         return order[number * self.batch_size : (number + 1) * self.batch_size]
 
@@ -122,14 +134,17 @@ class BatchLoader:
             return slice(0, size)
         return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 
-    def _gather(self, array: Tensor, index: Tensor) -> Tensor:
+    def _gather(self, array: Tensor | Shards, index: Tensor) -> Tensor:
         """These rows, on the device."""
-        if array.device.type == self.device.type:
+        if isinstance(array, Tensor) and array.device.type == self.device.type:
             return array.index_select(0, index.to(array.device, non_blocking=True))
         # uint8: a quarter of the bytes of float32 to move; from pinned memory they move while the GPU computes
         pinned = self.device.type == "cuda"
         rows = torch.empty((len(index), *array.shape[1:]), dtype=array.dtype, pin_memory=pinned)
-        torch.index_select(array, 0, index, out=rows)
+        if isinstance(array, Tensor):
+            torch.index_select(array, 0, index, out=rows)
+        else:
+            array.gather(index.numpy(), rows)
         return rows.to(self.device, non_blocking=pinned)
 
     def _prefetched(self, order: np.ndarray, epoch: int, start: int) -> Iterator[Batch]:

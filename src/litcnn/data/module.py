@@ -1,5 +1,6 @@
 """ImageData: a source of images made into batches of three splits."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from litcnn.data.augment import Augment
 from litcnn.data.loader import BatchLoader, Place
-from litcnn.data.sources import Arrays, Source, Split
+from litcnn.data.sources import Arrays, Shards, Source, Split
+from litcnn.data.sources.histogram import histogram, moments
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
+MEASURED_BYTES = 2**31  # of pixels, for statistics: their mean is that of all to some three digits
+AT_ONCE = 2**24  # bytes of them
 
 
 class Part(NamedTuple):
@@ -137,13 +141,15 @@ class ImageData(LightningDataModule):
 
     def statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of each channel in units of 0..1: as given, or measured on the training
-        split, without its validation images and before augmentation."""
+        split, without its validation images and before augmentation. Of more than 2 GiB of pixels so many are read,
+        evenly spread. What the source knows already is not measured again."""
         if self.mean is not None and self.std is not None:
             return list(self.mean), list(self.std)
         if self._measured is None:
             train = self.part("train")
             assert train is not None
-            self._measured = _measure(train.arrays.images, train.indices)
+            known = train.arrays.statistics if len(train.indices) == len(train.arrays.labels) else None
+            self._measured = known or _measure(train.arrays.images, train.indices)
         return self._measured
 
     def _whole(self, split: Split) -> Part | None:
@@ -203,9 +209,9 @@ class ImageData(LightningDataModule):
         validation images, which lie in the same arrays, share one copy."""
         key = (id(arrays.images), device)  # kept alive by `_parts`
         if key not in self._placed:
-            if arrays.images.nbytes + arrays.labels.nbytes <= free_memory(device) / 4:
-                images, labels = arrays.images.to(device), arrays.labels.to(device)
-                self._placed[key] = arrays._replace(images=images, labels=labels)
+            images, labels = arrays.images, arrays.labels
+            if isinstance(images, Tensor) and images.nbytes + labels.nbytes <= free_memory(device) / 4:
+                self._placed[key] = arrays._replace(images=images.to(device), labels=labels.to(device))
             else:
                 self._placed[key] = arrays
         return self._placed[key]
@@ -263,14 +269,13 @@ def stratified_fold(
     return kept, held_out
 
 
-def _measure(images: Tensor, indices: np.ndarray) -> tuple[list[float], list[float]]:
-    """Per channel mean and standard deviation, in chunks: memory stays small for memory-mapped images."""
-    total = torch.zeros(images.shape[1], dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    for chunk in np.array_split(indices, -(-len(indices) // 1024)):
-        pixels = images[torch.from_numpy(chunk)].float() / 255  # (n, C, H, W)
-        total += pixels.double().mean((2, 3)).sum(0)
-        squares += pixels.double().square().mean((2, 3)).sum(0)
-    mean = total / len(indices)
-    std = (squares / len(indices) - mean.square()).clamp(min=0).sqrt()
-    return mean.tolist(), std.tolist()
+def _measure(images: Tensor | Shards, indices: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, a few images at a time: memory stays small."""
+    bytes_each = math.prod(images.shape[1:])
+    a_few, most = max(1, AT_ONCE // bytes_each), max(1, MEASURED_BYTES // bytes_each)
+    if len(indices) > most:
+        indices = indices[np.linspace(0, len(indices) - 1, most).astype(np.int64)]
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.int64)
+    for first in range(0, len(indices), a_few):
+        counts += histogram(images[torch.from_numpy(indices[first : first + a_few])])
+    return moments(counts)

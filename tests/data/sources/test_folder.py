@@ -56,7 +56,7 @@ def test_flat_layout_has_a_stratified_test_split(root):
     assert train.images.dtype == torch.uint8
     assert train.labels.dtype == torch.int64
     names = sorted(str(path) for path in root.rglob("*.png"))
-    assert sorted(train.paths + test.paths) == names
+    assert sorted([*train.paths, *test.paths]) == names
     for arrays in (train, test):
         assert_pixels(arrays)
         assert [Path(path).parent.name == "dog" for path in arrays.paths] == arrays.labels.tolist()

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from litcnn.data.sources.tree import scan
+from litcnn.data.sources.tree import fingerprint, scan
 
 
 @pytest.fixture
@@ -101,14 +101,14 @@ def test_links_are_followed_but_not_in_circles(place):
 
 def test_the_fingerprint_sees_every_change(place):
     plant(place, "a/1.png", "b/1.png")
-    seen = [scan(place).fingerprint]
-    assert scan(place).fingerprint == seen[0]
+    seen = [fingerprint(place)[0]]
+    assert fingerprint(place)[0] == seen[0]
     os.utime(place / "a/1.png", ns=(0, (place / "a/1.png").stat().st_mtime_ns + 1))
-    seen.append(scan(place).fingerprint)
+    seen.append(fingerprint(place)[0])
     plant(place, "a/2.png")
-    seen.append(scan(place).fingerprint)
+    seen.append(fingerprint(place)[0])
     (place / "a/2.png").rename(place / "a/3.png")
-    seen.append(scan(place).fingerprint)
+    seen.append(fingerprint(place)[0])
     (place / "a/3.png").unlink()
-    assert scan(place).fingerprint == seen[1]
+    assert fingerprint(place)[0] == seen[1]
     assert len(set(seen)) == 4

@@ -4,6 +4,19 @@ from .base import Arrays, Source, Split
 from .cifar import CIFAR10, CIFAR100
 from .digits import Digits
 from .folder import ImageFolder
+from .shards import Shards
+from .stream import Stream
 from .torch_dataset import TorchDataset
 
-__all__ = ["CIFAR10", "CIFAR100", "Arrays", "Digits", "ImageFolder", "Source", "Split", "TorchDataset"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Arrays",
+    "Digits",
+    "ImageFolder",
+    "Shards",
+    "Source",
+    "Split",
+    "Stream",
+    "TorchDataset",
+]

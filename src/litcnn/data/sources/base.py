@@ -1,9 +1,13 @@
 """What every source of images is: class names, `prepare()` and `load(split)`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+
+from .shards import Shards
 
 Split = Literal["train", "val", "test"]
 
@@ -12,14 +16,16 @@ class Arrays(NamedTuple):
     """One split, whole.
 
     Attributes:
-        images: uint8 (N, C, H, W), values 0..255; in memory or memory-mapped.
+        images: uint8 (N, C, H, W), values 0..255; in memory, memory-mapped, or in shards.
         labels: int64 (N,), indices into the source's `class_names`.
         paths: the file of each image where there is one, in the same order.
+        statistics: mean and standard deviation of each channel over all images, in units of 0..1, where known.
     """
 
-    images: torch.Tensor
+    images: torch.Tensor | Shards
     labels: torch.Tensor
-    paths: list[str] | None = None
+    paths: Sequence[str] | None = None
+    statistics: tuple[list[float], list[float]] | None = None
 
 
 class Source(ABC):
@@ -43,3 +49,7 @@ class Source(ABC):
     @abstractmethod
     def load(self, split: Split) -> Arrays | None:
         """The whole split, or None where the source has no such split. Call `prepare()` first."""
+
+    def location(self) -> Path | None:
+        """The file or folder with what `prepare()` has made; None where it leaves nothing on the disk."""
+        return None

@@ -99,6 +99,9 @@ class CIFAR10(Source):
                 f"{self.torchvision_class} is not in {where}, or damaged: call prepare() first."
             ) from error
 
+    def location(self) -> Path:
+        return self.root / str(self._dataset_class().base_folder)
+
     def _is_whole(self) -> bool:
         from torchvision.datasets.utils import check_integrity
 

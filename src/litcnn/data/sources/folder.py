@@ -14,12 +14,13 @@ import torch
 from .base import Arrays, Source, Split
 from .cache import build_once, drop_rows, is_whole, map_array
 from .decode import decode_files
-from .tree import Item, Tree, scan
+from .names import Names, write_names
+from .tree import Item, Tree, fingerprint, scan
 
 log = logging.getLogger(__name__)
 
 # Part of every cache key: raise it when the same files would give other bytes than before.
-FORMAT = 1
+FORMAT = 2
 LISTED = 20
 
 
@@ -76,10 +77,10 @@ class ImageFolder(Source):
         foreign (all in one message), or where it changes meanwhile; OSError where something cannot be read or
         written. Nothing half written remains.
         """
-        tree = scan(self.root)
-        slot, key = self._name(tree)
+        mark, has_splits = fingerprint(self.root)
+        slot, key = self._name(mark, has_splits)
         try:
-            directory = build_once(self.cache_dir, slot, key, lambda directory: self._write(tree, directory))
+            directory = build_once(self.cache_dir, slot, key, lambda directory: self._write(mark, directory))
         except OSError as error:
             if error.errno is None:  # it has its message
                 raise
@@ -93,36 +94,40 @@ class ImageFolder(Source):
     def load(self, split: Split) -> Arrays | None:
         """uint8 (N, 3, image_size, image_size), memory-mapped (writing into it changes no file), labels and paths."""
         directory, index = self._open()
-        if split not in index["paths"]:
+        if split not in index["splits"]:
             return None
-        paths = [str(self.root / path) for path in index["paths"][split]]
         try:
             labels = torch.from_numpy(np.load(directory / f"{split}_labels.npy"))
+            paths = Names(directory / f"{split}_paths", self.root)
             return Arrays(map_array(directory / f"{split}_images.npy"), labels, paths)
         except FileNotFoundError as error:
             raise ValueError(
                 f"{self.root} has changed, and another run prepared it anew: this run's cache {directory} is gone."
             ) from error
 
-    def _name(self, tree: Tree) -> tuple[str, str]:
+    def location(self) -> Path:
+        return self._open()[0]
+
+    def _name(self, mark: str, has_splits: bool) -> tuple[str, str]:
         """The cache's slot (this folder with these settings) and key (these files)."""
-        fraction = 0.0 if tree.has_splits else self.test_fraction
+        fraction = 0.0 if has_splits else float(self.test_fraction)
         settings = f"{self.root.resolve()}\0{self.image_size}\0{fraction}"
         slot = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:8]
-        key = hashlib.sha256(f"{FORMAT}\0{tree.fingerprint}".encode()).hexdigest()[:16]
+        key = hashlib.sha256(f"{FORMAT}\0{mark}".encode()).hexdigest()[:16]
         return f"{self.root.resolve().name}-{slot}", key
 
     def _open(self) -> tuple[Path, dict[str, Any]]:
-        """The cache directory and its index; found by another scan where another process prepared it."""
+        """The cache directory and its index; found by another look where another process prepared it."""
         if self._ready is None:
-            directory = self.cache_dir / "-".join(self._name(scan(self.root)))
+            directory = self.cache_dir / "-".join(self._name(*fingerprint(self.root)))
             if not is_whole(directory):
                 raise ValueError(f"The images of {self.root} are not in {self.cache_dir}: call prepare() first.")
             self._ready = (directory, json.loads((directory / "index.json").read_text()))
         return self._ready
 
-    def _write(self, tree: Tree, directory: Path) -> None:
-        """Fill the cache: <split>_images.npy, <split>_labels.npy, and the names in index.json."""
+    def _write(self, mark: str, directory: Path) -> None:
+        """Fill the cache: <split>_images.npy, <split>_labels.npy, <split>_paths, and the class names in index.json."""
+        tree = scan(self.root)
         splits = dict(tree.splits)
         if not tree.has_splits and self.test_fraction > 0:
             splits["train"], splits["test"] = _cut_off_test(tree, self.test_fraction)
@@ -144,16 +149,16 @@ class ImageFolder(Source):
             if failed and kept[split] and self.skip_damaged:
                 drop_rows(images, sorted(failed))
             np.save(directory / f"{split}_labels.npy", np.array([label for _, label in kept[split]], dtype=np.int64))
+            write_names((path for path, _ in kept[split]), directory / f"{split}_paths")
 
-        if scan(self.root).fingerprint != tree.fingerprint:
+        if fingerprint(self.root)[0] != mark:
             raise ValueError(f"{self.root} changed while its images were read: run it again once it is at rest.")
         if unopened:
             raise OSError(f"Cannot read {len(unopened)} files in {self.root}:\n{_list(unopened)}")
         if not self.skip_damaged:
             self._report(skipped)
         self._check_classes_left(tree.class_names, kept)
-        paths = {split: [path for path, _ in items] for split, items in kept.items()}
-        index = {"class_names": tree.class_names, "paths": paths, "skipped": skipped}
+        index = {"class_names": tree.class_names, "splits": list(kept), "skipped": skipped}
         (directory / "index.json").write_text(json.dumps(index))
 
     def _report(self, skipped: list[str]) -> None:

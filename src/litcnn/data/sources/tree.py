@@ -26,31 +26,36 @@ class Tree:
         splits: the images of each split, sorted by class and path; all of them in "train" where the root has none.
         has_splits: whether the layout is root/train|val|test/<class>.
         foreign: files in class folders that are no images by their suffix, and images in no class folder.
-        fingerprint: changes when any file appears, disappears, or changes its size or time.
     """
 
     class_names: list[str]
     splits: dict[str, list[Item]]
     has_splits: bool
     foreign: list[str]
-    fingerprint: str
+
+
+def fingerprint(root: Path) -> tuple[str, bool]:
+    """(a hash, whether the root has splits). The hash changes when any file or folder appears or disappears, and when
+    a file changes its size or time. Memory does not grow with the number of files. Raises as `scan` does."""
+    folders: set[str] = set()
+    digest = hashlib.sha256()
+    for path, stat in _look(root):
+        about = "folder" if stat is None else f"{stat.st_size}\0{stat.st_mtime_ns}"
+        digest.update(f"{path}\0{about}\n".encode("utf-8", "surrogateescape"))
+        if stat is None:
+            folders.add(path)
+    return digest.hexdigest(), _has_splits(root, folders)
 
 
 def scan(root: Path) -> Tree:
     """Read the folder's names, not its files. Raises OSError where it cannot be read, ValueError where it holds
     something else than class folders with images."""
-    if not root.exists():
-        raise FileNotFoundError(f"The image folder {root} does not exist ({root.absolute()}): {EXPECTED}.")
-    if not root.is_dir():
-        raise NotADirectoryError(f"{root} is a file, not a folder: {EXPECTED}.")
     files, folders = [], set()
-    digest = hashlib.sha256()
-    for path, stat in _walk(root, "", ()):
+    for path, stat in _look(root):
         if stat is None:
             folders.add(path)
         else:
             files.append(path)
-            digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
 
     has_splits = _has_splits(root, folders)
     if not has_splits:
@@ -79,8 +84,15 @@ def scan(root: Path) -> Tree:
         },
         has_splits=has_splits,
         foreign=sorted(foreign),
-        fingerprint=digest.hexdigest(),
     )
+
+
+def _look(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    if not root.exists():
+        raise FileNotFoundError(f"The image folder {root} does not exist ({root.absolute()}): {EXPECTED}.")
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file, not a folder: {EXPECTED}.")
+    return _walk(root, "", ())
 
 
 def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result | None]]:

@@ -1,0 +1,92 @@
+"""Images that take several times the memory that a process may have."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from litcnn.data import ImageFolder
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+IMAGES, SIZE = 3200, 512
+LIMIT = 800 * 2**20  # a fit has some 550 MiB to itself
+POOLED = """
+from torch import nn
+
+class Pooled(nn.Sequential):
+    def __init__(self, num_classes: int = 2, in_channels: int = 3) -> None:
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
+"""
+
+
+@contextmanager
+def control_group(limit: int) -> Iterator[Path]:
+    """A group of processes that have so many bytes of memory together, the system's copies of files included. Nothing
+    else limits those: RLIMIT_DATA counts every mapping in full."""
+    groups = dict(line.split(":")[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    root = Path("/sys/fs/cgroup/memory") if "memory" in groups else Path("/sys/fs/cgroup")
+    group = root / groups.get("memory", groups.get("", "/")).lstrip("/") / f"litcnn-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error}")
+    try:
+        limits = group / ("memory.limit_in_bytes" if "memory" in groups else "memory.max")
+        if not limits.exists():
+            pytest.skip(f"no memory can be limited in {group.parent}")
+        limits.write_text(str(limit))
+        yield group
+    finally:
+        group.rmdir()
+
+
+def refusals(group: Path) -> int:
+    """How often memory was wanted and had to be freed first."""
+    if (counter := group / "memory.failcnt").exists():
+        return int(counter.read_text())
+    return int(dict(line.split() for line in (group / "memory.events").read_text().splitlines())["max"])
+
+
+def sparse_decode(paths: list[str], target: Path, size: int, _: str) -> list[object]:
+    """In the place of decode_files: pixels that are nowhere on the disk, but take memory once they are read."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
+    with target.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + len(paths) * 3 * size**2)
+    return []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited by Linux's control groups")
+def test_a_folder_of_three_times_the_memory_is_trained_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for number in range(IMAGES):
+        path = Path("pictures", "ab"[number % 2], f"{number}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr("litcnn.data.sources.folder.decode_files", sparse_decode)
+    source = ImageFolder("pictures", SIZE, test_fraction=0)
+    source.prepare()
+    train = source.load("train")
+    assert train is not None and train.images.nbytes >= 3 * LIMIT
+
+    Path("pooled.py").write_text(POOLED)
+    fit = [
+        "fit", "--config", str(CONFIGS / "with/no_tracker.yaml"), "--data.source", "litcnn.data.ImageFolder",
+        "--data.source.root", "pictures", "--data.source.image_size", str(SIZE), "--data.source.test_fraction", "0",
+        "--data.batch_size", "8", "--data.mean", "[0.5, 0.5, 0.5]", "--data.std", "[0.25, 0.25, 0.25]",
+        "--model.network", "pooled.Pooled", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1",
+        "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32-true",
+    ]  # fmt: skip
+    with control_group(LIMIT) as group:
+        fitted = subprocess.run(
+            [sys.executable, "-m", "litcnn", *fit], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True, text=True, preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid())),
+        )  # fmt: skip
+        assert fitted.returncode == 0, fitted.stderr  # -9: it took too much
+        assert "train 2,880, val 320 images" in fitted.stdout
+        assert refusals(group) > 0
