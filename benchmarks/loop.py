@@ -133,8 +133,10 @@ class Bare(Program):
 
     def fit(self, model: ImageClassifier, datamodule: ImageData, **_: Any) -> None:
         trainer, device = self.trainer, self.trainer.strategy.root_device
-        if trainer.accumulate_grad_batches > 1 or model.mixing is not None:
-            raise ValueError("the bare loop neither accumulates gradients nor mixes images: leave both out")
+        if trainer.accumulate_grad_batches > 1 or model.mixing is not None or model.loss is not None:
+            raise ValueError(
+                "the bare loop neither accumulates gradients, mixes images nor has another loss: leave them out"
+            )
         model.trainer = datamodule.trainer = trainer
         trainer.datamodule = datamodule
         datamodule.prepare_data()

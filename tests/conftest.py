@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  before sklearn, whose Union[float, int] would turn that of the Trainer round
 import pytest
 import torch
 

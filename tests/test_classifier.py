@@ -196,6 +196,43 @@ def test_test_time_augmentation_counts_in_the_test_and_not_in_validation(tta):
     assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(plain, arrays.labels[indices])), rel=1e-5)
 
 
+class Smallest(nn.Module):
+    """A loss that can be told by hand: the mean of the smallest logit and the label."""
+
+    def forward(self, logits, labels):
+        return (logits.amin(1) + labels).mean()
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
+    model = classifier(loss=Smallest(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    images, logged = data(), Logged()
+    made = fit(model, images, epochs=1, logger=logged)
+    made.test(model, images, verbose=False)
+    for split in ("train", "val", "test"):
+        part = images.part(split)
+        with torch.no_grad():
+            logits = model(part.arrays.images[part.indices])
+        expected = float(Smallest()(logits, part.arrays.labels[part.indices]))
+        assert logged.values[f"{split}/loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
+    with pytest.raises(ValueError, match="label_smoothing is of cross entropy"):
+        classifier(loss=Smallest(), label_smoothing=0.1)
+
+
+def test_callbacks_get_the_probabilities_of_validation_images():
+    class Watch(Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            expected = pl_module(batch[0]).softmax(1)
+            torch.testing.assert_close(outputs, expected)
+            self.seen = len(outputs)
+
+    watch = Watch()
+    fit(classifier(), data(), watch, epochs=1)
+    assert watch.seen == 6
+
+
 class Halves(nn.Module):
     """Mixes every image half and half with the one before it, and their targets too."""
 

@@ -1,31 +1,25 @@
 import multiprocessing
 import os
-import socket
 from datetime import timedelta
 
-import lightning.fabric.plugins.environments  # noqa: F401  once, and not in each process
 import pytest
 import torch.distributed
+from processes import as_torchrun, free_port
 
 from litcnn import launch
-from litcnn.launch import agree
+from litcnn.launch import agree, check_size
 
 SHORT = timedelta(seconds=3)
 
 
 @pytest.fixture
 def port():
-    with socket.socket() as any_free:
-        any_free.bind(("127.0.0.1", 0))
-        return any_free.getsockname()[1]
+    return free_port()
 
 
 def torchrun(rank, size, port, hosted=False, attempt=0):
-    return {
-        "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": str(hosted),
-        "TORCHELASTIC_RESTART_COUNT": str(attempt), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-    }  # fmt: skip
+    kept = {"TORCHELASTIC_USE_AGENT_STORE": str(hosted), "TORCHELASTIC_RESTART_COUNT": str(attempt)}
+    return as_torchrun(rank, size, port) | kept
 
 
 def srun(rank, size, port, job="litcnn"):
@@ -129,3 +123,24 @@ def test_lone_process_waits_for_nobody(environment, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert agree("run directory", lambda: "alone") == "alone"
+
+
+@pytest.mark.parametrize(
+    ("environment", "machines", "processes", "message"),
+    [
+        ({}, 1, 4, None),  # which Lightning starts
+        ({}, 2, 1, "trainer.num_nodes is 2, but this process was started alone"),
+        (torchrun(0, 4, 1), 2, 2, None),
+        (torchrun(0, 4, 1), 1, 2, "4 processes were started, but trainer.num_nodes 1 times trainer.devices 2 is 2"),
+        (srun(1, 2, 1), 1, 2, None),
+        (srun(1, 2, 1), 2, 2, "2 processes were started, but trainer.num_nodes 2 times trainer.devices 2 is 4"),
+    ],
+)
+def test_what_was_started_is_compared_with_the_trainer(environment, machines, processes, message, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if message is None:
+        check_size(machines, processes)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_size(machines, processes)

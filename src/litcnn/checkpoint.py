@@ -20,6 +20,7 @@ from urllib.request import url2pathname, urlopen
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 if sys.platform != "win32":
     import fcntl
@@ -123,6 +124,23 @@ def newest_intact(directory: str | Path) -> Newest:
             continue
         return Newest(path, step, skipped)
     return Newest(None, -1, skipped)
+
+
+def check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """Raises ValueError where weights of one are missing in the other or have another shape."""
+    differences = [f"{name} is missing in the checkpoint" for name in ours if name not in theirs]
+    differences += [f"{name} is only in the checkpoint" for name in theirs if name not in ours]
+    differences += [
+        f"{name} has shape {list(theirs[name].shape)} in the checkpoint, {list(value.shape)} here"
+        for name, value in ours.items()
+        if name in theirs and theirs[name].shape != value.shape
+    ]
+    if differences:
+        raise ValueError(
+            f"the checkpoint is of another network: {'; '.join(differences[:3])}"
+            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+            + ". Leave the --model options out to get the checkpoint's own network"
+        )
 
 
 @contextmanager

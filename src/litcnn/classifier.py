@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from litcnn.optim import make_schedule, parameter_groups
+from litcnn.checkpoint import check_same_network
+from litcnn.collectives import reduced, share
+from litcnn.fsdp import FullySharded, run_with_others, shard
+from litcnn.optim import check_length, check_settings, make_schedule, parameter_groups
 from litcnn.tta import TTA, average
 
 Batch = tuple[Tensor, Tensor]
@@ -59,7 +62,9 @@ class ImageClassifier(LightningModule):
         parameter_groups: for parameters of one role (`filters`, `matrices`, `norms`, `biases`, `others`) what their
             group sets otherwise than the optimizer, such as `{norms: {lr: 0.1}}`. Of norms and biases the
             `weight_decay` is 0 unless it is set here.
-        label_smoothing: part of the target spread over all classes, 0 to 1.
+        loss: called with logits (N, classes) and labels (int64 (N,), or where images are mixed float (N, classes)); the
+            mean over the images. By default cross entropy. Weights of its own are not trained.
+        label_smoothing: of cross entropy: part of the target spread over all classes, 0 to 1.
         mixing: mixes training images and their targets, such as torchvision.transforms.v2.MixUp or CutMix.
         channels_last: lay images and filters out as (N, H, W, C) in memory, which convolutions are faster with.
         compile: compile the network (`torch.compile`), in place: checkpoints are the same; the first batch waits.
@@ -75,6 +80,7 @@ class ImageClassifier(LightningModule):
             optimizer, mode="min", factor=0.5, patience=5
         ),
         parameter_groups: Mapping[str, Mapping[str, bool | int | float | str]] | None = None,
+        loss: nn.Module | None = None,
         label_smoothing: float = 0.0,
         mixing: nn.Module | None = None,
         channels_last: bool = True,
@@ -84,11 +90,16 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"model.label_smoothing is {label_smoothing}: a fraction of 0 to 1 is needed")
+        if label_smoothing and loss is not None:
+            raise ValueError(
+                "model.label_smoothing is of cross entropy: with model.loss leave it out, or give it to that"
+            )
         self.normalize = Normalize()
         self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.parameter_groups = parameter_groups
+        self.loss = loss
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.channels_last = channels_last
@@ -128,7 +139,7 @@ class ImageClassifier(LightningModule):
         self._statistics_given = data.mean is not None
         if stage == "fit" or self._statistics_given:
             self.normalize.set(*data.statistics())
-        if self.channels_last:
+        if self.channels_last and not isinstance(self.trainer.strategy, FullySharded):
             self.network.to(memory_format=torch.channels_last)
         if stage == "fit" and hasattr(self.network, "initialize"):
             arrays, indices = data.part("train")
@@ -145,6 +156,10 @@ class ImageClassifier(LightningModule):
             self.metrics[f"{split}/acc"] = MulticlassAccuracy(classes, average="micro", validate_args=False)
         self.metrics["test/class_acc"] = MulticlassAccuracy(classes, average="none", validate_args=False)
 
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FullySharded):
+            shard(self.network, self.trainer.strategy.root_device, self.trainer.world_size)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["data"] = {
             "class_names": list(self.class_names),
@@ -154,7 +169,9 @@ class ImageClassifier(LightningModule):
         }
         # sums so far, of all processes: the checkpoint may be written in the middle of an epoch
         checkpoint["train_metrics"] = {
-            name: {key: self._sum(value) for key, value in self._metric(name).metric_state.items()}
+            name: {
+                key: reduced(torch.as_tensor(value), "sum") for key, value in self._metric(name).metric_state.items()
+            }
             for name in TRAIN_METRICS
         }
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
@@ -168,7 +185,7 @@ class ImageClassifier(LightningModule):
                 f"the checkpoint knows the classes {_shortened(data['class_names'])}, but the data has "
                 f"{_shortened(self.class_names)}: use data with the same classes, in the same order"
             )
-        _check_same_network(self.state_dict(), checkpoint["state_dict"])
+        check_same_network(self.state_dict(), checkpoint["state_dict"])
         if not self._statistics_given:
             self.normalize.set(data["mean"], data["std"])
         for name, sums in checkpoint["train_metrics"].items():
@@ -178,12 +195,13 @@ class ImageClassifier(LightningModule):
         self._rate = checkpoint.get("rate", self._rate)
         self._plateau_state = checkpoint.get("plateau")
         self._schedule_states = checkpoint["lr_schedulers"]
+        self._restore_schedules()  # which are there already where weights are spread over processes
 
     # Optimizer and schedule
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(parameter_groups(self.network, self.parameter_groups))
-        _check_settings(self.parameter_groups or {}, optimizer)
+        check_settings(self.parameter_groups or {}, optimizer)
         if self.lr_scheduler is None:
             return optimizer
         schedule, interval = make_schedule(
@@ -195,12 +213,17 @@ class ImageClassifier(LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             # Stepped here, not by Lightning, which forgets to step it in the epoch that a resumed run starts in.
             self._plateau = schedule
-            if self._plateau_state is not None:
-                schedule.load_state_dict(self._plateau_state)
+            self._restore_schedules()
             return optimizer
         for state in self._schedule_states:
-            _check_length(schedule, state)
+            check_length(schedule, state)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+    def _restore_schedules(self) -> None:
+        if self._plateau is not None and self._plateau_state is not None:
+            self._plateau.load_state_dict(self._plateau_state)
+        for config, state in zip(self.trainer.lr_scheduler_configs, self._schedule_states, strict=False):
+            check_length(config.scheduler, state)
 
     def on_train_start(self) -> None:
         for config in self.trainer.lr_scheduler_configs:
@@ -223,26 +246,33 @@ class ImageClassifier(LightningModule):
             images, targets = self.mixing(images, F.one_hot(labels, len(self.class_names)).float())  # (N, classes)
             labels = targets.argmax(1)  # the class that most of an image is of
         logits = self.network(images)
-        loss = self._count("train", logits, labels, targets, self.label_smoothing)
+        loss = self._count("train", logits, labels, targets, self.label_smoothing, counted=self._is_mine(batch_index))
+        # the mean over all images is wanted, whatever the size of the processes' slices
+        part = share(len(labels), labels.device)
         # kept for the epoch's record: when that is written, a schedule may have changed it for the next epoch
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             accuracy = (logits.argmax(1) == labels).float().mean()
             shown = {"train/loss_step": loss.detach(), "train/acc_step": accuracy}
+            shown = {name: reduced(value * part, "sum") for name, value in shown.items()}
             self.log_dict(shown, prog_bar=True, logger=False)
             self._record({**shown, "lr_step": self._rate}, self.global_step)
-        return loss * self._share(labels)
+        return loss * (part * self.trainer.world_size)  # whose gradients are averaged over the processes
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Probabilities (N, classes), float32."""
         images, labels = batch
-        self._count("val", self(images), labels, labels)
+        logits = run_with_others(self, images)
+        self._count("val", logits, labels, labels)
+        return logits.float().softmax(1)
 
     def test_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Probabilities (N, classes), float32."""
         images, labels = batch
-        logits = self.infer(images)
+        logits = run_with_others(self.infer, images)
         self._count("test", logits, labels, labels)
-        self._metric("test/class_acc").update(logits, labels)
+        if len(labels):
+            self._metric("test/class_acc").update(logits, labels)
         return logits.float().softmax(1)
 
     def on_train_epoch_end(self) -> None:
@@ -265,29 +295,35 @@ class ImageClassifier(LightningModule):
         self.log_dict(self._epoch_values("test"), sync_dist=True)
 
     def _count(
-        self, split: str, logits: Tensor, labels: Tensor, targets: Tensor, label_smoothing: float = 0.0
+        self,
+        split: str,
+        logits: Tensor,
+        labels: Tensor,
+        targets: Tensor,
+        label_smoothing: float = 0.0,
+        counted: bool = True,
     ) -> Tensor:
-        """The loss of a batch, which is counted in the split's metrics; targets are labels or (N, classes)."""
+        """The loss of a batch, which is `counted` in the split's metrics; targets are labels or (N, classes)."""
         if logits.shape[1:] != (len(self.class_names),):
             raise ValueError(
                 f"the network gives logits of shape {list(logits.shape)} for {len(labels)} images, but the data has "
                 f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
                 "(or dict_kwargs, for a function that takes any argument)"
             )
-        loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-        # one value an image: `weight` is ignored where it does not look for NaN (torchmetrics issue 3434)
-        self._metric(f"{split}/loss").update(loss.detach().expand(len(labels)))
-        self._metric(f"{split}/acc").update(logits.detach(), labels)
+        if self.loss is None:
+            loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        else:
+            loss = self.loss(logits, targets)
+        if counted and len(labels):  # torchmetrics takes no empty batch
+            # one value an image: `weight` is ignored where it does not look for NaN (torchmetrics issue 3434)
+            self._metric(f"{split}/loss").update(loss.detach().expand(len(labels)))
+            self._metric(f"{split}/acc").update(logits.detach(), labels)
         return loss
 
-    def _share(self, labels: Tensor) -> Tensor | float:
-        """What the loss of this process's slice is to be multiplied with: gradients are averaged over the processes,
-        whatever the size of their slices, and it is the mean over all images that is wanted."""
-        if self.trainer.world_size == 1:
-            return 1.0
-        sizes: Any = self.all_gather(torch.tensor(len(labels), device=labels.device))  # (processes,)
-        share: Tensor = len(labels) * self.trainer.world_size / sizes.sum()
-        return share
+    def _is_mine(self, batch_index: int) -> bool:
+        """Whether this process counts its training images: those that all have are counted by the first."""
+        is_repeated = getattr(self.trainer.train_dataloader, "is_repeated", None)  # of `BatchLoader`
+        return self.trainer.is_global_zero or is_repeated is None or not is_repeated(batch_index)
 
     def _record(self, values: dict[str, Any], step: int) -> None:
         """Hands metrics of training to the loggers at once. Lightning would hand them over only after the checkpoint
@@ -305,53 +341,10 @@ class ImageClassifier(LightningModule):
             metric.reset()
         return values
 
-    def _sum(self, value: Any) -> Tensor:
-        """Over all processes, of the sums that a metric keeps."""
-        everywhere: Any = self.all_gather(value) if self.trainer.world_size > 1 else value[None]
-        total: Tensor = everywhere.sum(0)
-        return total
-
     def _metric(self, name: str) -> Metric:
         metric = self.metrics[name]
         assert isinstance(metric, Metric)
         return metric
-
-
-def _check_settings(groups: Mapping[str, Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
-    """Raises ValueError for what a group sets and the optimizer does not know: torch lets it pass."""
-    for role, settings in groups.items():
-        for name in settings.keys() - optimizer.defaults.keys():
-            raise ValueError(
-                f"model.parameter_groups.{role}.{name} is no setting of {type(optimizer).__name__}: there are "
-                f"{', '.join(optimizer.defaults)}"
-            )
-
-
-def _check_length(schedule: LRScheduler, state: dict[str, Any]) -> None:
-    """Raises ValueError where a run is to go on with a schedule whose shape was fixed for another number of steps."""
-    ours, theirs = getattr(schedule, "total_steps", None), state.get("total_steps")
-    if ours != theirs:
-        raise ValueError(
-            f"{type(schedule).__name__} of this run was made for {theirs} steps and cannot go on for {ours}: resume it "
-            "with the same number of epochs and the same batches, or start a new run"
-        )
-
-
-def _check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Raises ValueError where weights of one are missing in the other or have another shape."""
-    differences = [f"{name} is missing in the checkpoint" for name in ours if name not in theirs]
-    differences += [f"{name} is only in the checkpoint" for name in theirs if name not in ours]
-    differences += [
-        f"{name} has shape {list(theirs[name].shape)} in the checkpoint, {list(value.shape)} here"
-        for name, value in ours.items()
-        if name in theirs and theirs[name].shape != value.shape
-    ]
-    if differences:
-        raise ValueError(
-            f"the checkpoint is of another network: {'; '.join(differences[:3])}"
-            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-            + ". Leave the --model options out to get the checkpoint's own network"
-        )
 
 
 def _shortened(names: list[str]) -> str:

@@ -66,6 +66,29 @@ def group_of_this_process() -> Group | None:
     return group if group.size > 1 else None
 
 
+def check_size(machines: int, processes: int) -> None:
+    """Compares what the Trainer will wait for with what was started: with too few it would wait for half an hour.
+
+    Args:
+        machines: trainer.num_nodes.
+        processes: trainer.devices, on each of them.
+
+    Raises:
+        ValueError: where the one is not the other.
+    """
+    group = group_of_this_process()
+    if group is None and machines > 1:
+        raise ValueError(
+            f"trainer.num_nodes is {machines}, but this process was started alone: start it on each machine with "
+            "torchrun, or all with srun (docs/scale.md), or leave it to this machine with --trainer.num_nodes 1"
+        )
+    if group is not None and group.size != machines * processes:
+        raise ValueError(
+            f"{group.size} processes were started, but trainer.num_nodes {machines} times trainer.devices {processes} "
+            f"is {machines * processes}: set both to what torchrun or srun were told"
+        )
+
+
 def _decided_by_first(group: Group, what: str, decide: Callable[[], str]) -> str:
     from torch.distributed import DistError
 

@@ -23,19 +23,19 @@ BATCHES = 4  # an epoch: 24 images, 6 a batch
 
 
 class Injured(ImageClassifier):
-    """Its loss is multiplied by `loss`, or the gradient of its bias by `gradient`, at the (epoch, batch) in `at`."""
+    """Its loss is multiplied by the factor `loss`, or the gradient of its bias by `gradient`, at the (epoch, batch) in `at`."""
 
     def __init__(self, at=(), loss=1.0, gradient=1.0, optimizer=ADAM):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
         super().__init__(network, optimizer, None)
-        self.at, self.loss = at, loss
+        self.at, self.factor = at, loss
         self.network[4].bias.register_hook(lambda value: value * gradient if self.now in at else None)
 
     def training_step(self, batch, index):
         self.now = (self.current_epoch, index)
         loss = super().training_step(batch, index)
-        return loss * self.loss if self.now in self.at else loss
+        return loss * self.factor if self.now in self.at else loss
 
 
 class Watch(Callback):

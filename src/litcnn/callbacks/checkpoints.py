@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from litcnn.collectives import largest
 from litcnn.run import link
 
 
@@ -69,9 +70,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         if not can_resume_after(trainer, batch_idx):
             return
-        # all processes save together, so the first one decides
-        due = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
-        due = trainer.strategy.broadcast(due) if trainer.world_size > 1 else due
+        # all save together, as soon as it is due by the clock of one
+        due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
         if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self.save_last(trainer)
 

@@ -69,6 +69,7 @@ class Console(Callback):
     # every epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch, self._started = trainer.current_epoch, time.monotonic()  # a resume in its middle starts no epoch
         if trainer.global_step:
             say(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from litcnn.callbacks.console import say
+from litcnn.collectives import gathered, is_sharded
 from litcnn.data.loader import BatchLoader
 from litcnn.run import relative
 
@@ -137,8 +138,7 @@ class CheckNumerics(Callback):
         numbers = torch.stack([torch.stack([s.loss.float(), s.gradient_norm.float()]) for s in steps])
         scaler = _scaler(trainer)
         infinite_gradients_are_bad = scaler is None or scaler.get_scale() < LOWEST_SCALE
-        # of every process, since all must decide alike: (processes, steps, 2)
-        everywhere = trainer.strategy.all_gather(numbers).reshape(-1, len(steps), 2).tolist()
+        everywhere = gathered(numbers).tolist()  # (processes, steps, 2), since all must decide alike
         for index, step in enumerate(steps):
             for rank, process in enumerate(everywhere):
                 loss, norm = process[index]
@@ -182,7 +182,8 @@ class CheckNumerics(Callback):
             images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
         torch.save({"images": images.cpu(), "labels": labels.cpu()}, directory / "batch.pt")
         model, bad = trainer.lightning_module, []
-        if not late:
+        # of sharded weights no process has the whole by itself
+        if not late and not any(is_sharded(parameter) for parameter in model.parameters()):
             torch.save({name: value.cpu() for name, value in model.state_dict().items()}, directory / "state.pt")
             bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         facts = step._asdict() | {"steps_since": late, "precision": str(trainer.precision), "bad_gradients": bad}
@@ -200,6 +201,9 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
+    if is_sharded(gradients[0]):
+        whole: Tensor = get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
+        return whole
     if gradients[0].device.type != "cpu":
         return get_total_norm(gradients)  # of all in a few kernels; on a CPU, sorting them takes twice as long
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))

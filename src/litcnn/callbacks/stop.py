@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the batch, save, leave."""
+"""SIGTERM, SIGUSR1 and Ctrl-C: finish the batch, save, leave."""
 
 import os
 import signal
@@ -11,16 +11,19 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from litcnn.callbacks.checkpoints import Checkpoints, can_resume_after
 from litcnn.callbacks.console import say
+from litcnn.collectives import largest
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGUSR1 is how SLURM says that a job's time is nearly up; Windows has none
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class StopOnSignal(Checkpoint):
-    """Ends a fit that is asked to stop so that it can be resumed exactly, with exit code 128 + signal (143, 130).
+    """Ends a fit that is asked to stop so that it can be resumed exactly, with exit code 128 + signal: 143 for SIGTERM,
+    130 for Ctrl-C, 138 for SIGUSR1.
 
     It stops after the batch (the last one of those whose gradients are accumulated), or during validation after the
     epoch, which can only be resumed before or after its validation. A second signal ends the process at once; the
-    last checkpoint stays whole.
+    last checkpoint stays whole. Of several processes all stop, whichever was asked; the first one's exit code tells it.
 
     It is a `Checkpoint` because Lightning calls these after all others: what it saves has every update of the batch.
     """
@@ -38,7 +41,8 @@ class StopOnSignal(Checkpoint):
 
     def _listen(self) -> None:
         # In place of Lightning's handlers, which are set after `on_fit_start`: its SIGTERM may wait for ever for other
-        # processes, and exits with 0. Only the main thread may set handlers, and hears signals.
+        # processes, and exits with 0; its SIGUSR1 (SLURM) saves in the middle of a batch, under a name of its own. Only
+        # the main thread may set handlers, and hears signals.
         if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
@@ -50,11 +54,11 @@ class StopOnSignal(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._asked(trainer) and can_resume_after(trainer, batch_idx):
+        if (number := self._asked(trainer)) and can_resume_after(trainer, batch_idx):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, Checkpoints):
                     callback.save_last(trainer)
-            self._leave()
+            self._leave(trainer, number)
 
     def on_validation_batch_end(
         self,
@@ -70,19 +74,17 @@ class StopOnSignal(Checkpoint):
             self._told = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._asked(trainer):  # during the validation of the epoch before, whose end was saved
-            self._leave()
+        if number := self._asked(trainer):  # during the validation of the epoch before, whose end was saved
+            self._leave(trainer, number)
 
-    def _asked(self, trainer: Trainer) -> bool:
-        """Whether any process was asked to stop: all must stop at the same batch."""
-        asked = self._received is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return asked
+    def _asked(self, trainer: Trainer) -> int:
+        """The signal that any process was asked to stop by, or 0: all must stop at the same batch."""
+        return largest(self._received or 0, trainer.strategy.root_device)
 
-    def _leave(self) -> None:
+    def _leave(self, trainer: Trainer, number: int) -> None:
         say("stopped; go on with: python main.py fit --resume last")
-        raise SystemExit(128 + (self._received or signal.SIGTERM))
+        # Lightning kills the first process some seconds after one that it started has ended with an error
+        raise SystemExit(128 + number if trainer.is_global_zero else 0)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:

@@ -24,7 +24,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from litcnn import callbacks, checkpoint, run
 from litcnn.classifier import ImageClassifier
 from litcnn.cli import errors
+from litcnn.collectives import tells_of_lost_process
 from litcnn.data import ImageData, Source
+from litcnn.launch import agree, check_size
 from litcnn.loggers import CSVMetrics
 from litcnn.trust import read_trusted
 
@@ -74,6 +76,9 @@ class CLI(LightningCLI):
             logging.getLogger(library).setLevel(logging.WARNING)
         # its own use of what torch 2.15 deprecates, at every start
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+        # ImageClassifier.configure_model does nothing without FSDP
+        warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model that overrides")
+        warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
         super().__init__(
             ImageClassifier,
             ImageData,
@@ -107,7 +112,8 @@ class CLI(LightningCLI):
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        args = with_what_is_remembered(args)
+        # decided by the first of several processes: another may see an older state of a shared disk
+        args = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(args))))
         self.config = parser.parse_args(args)
         path = self.config[self.config.subcommand].ckpt_path
         if path and not any(arg.startswith("--ckpt_path") for arg in args):  # it stands in a config
@@ -149,13 +155,22 @@ class CLI(LightningCLI):
         elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
             loggers = _as_list(settings["logger"])
         plugins = [*_as_list(settings["plugins"]), checkpoint.CheckpointFiles()]
-        return super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
+        check_size(trainer.num_nodes, trainer.num_devices)
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         try:
             self.trainer.fit(**kwargs)
         except torch.OutOfMemoryError as error:
             raise ValueError(callbacks.explain_out_of_memory(error, self.config.fit.data.batch_size)) from error
+        except RuntimeError as error:
+            if not tells_of_lost_process(error):
+                raise
+            raise OSError(
+                "another process of this run has ended or cannot be reached; its own words, or the log of its machine, "
+                "say why. `fit --resume last` goes on from the last checkpoint"
+            ) from error
 
     def after_fit(self) -> None:
         best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, callbacks.Checkpoints))

@@ -1,7 +1,16 @@
 """Optimizers, parameter groups and schedules that torch does not have. They know nobody else in this house."""
 
-from litcnn.optim.groups import Role, parameter_groups
+from litcnn.optim.groups import Role, check_settings, parameter_groups
 from litcnn.optim.muon import Muon
-from litcnn.optim.schedules import PiecewiseLinear, WarmupCosine, make_schedule
+from litcnn.optim.schedules import PiecewiseLinear, WarmupCosine, check_length, make_schedule
 
-__all__ = ["Muon", "PiecewiseLinear", "Role", "WarmupCosine", "make_schedule", "parameter_groups"]
+__all__ = [
+    "Muon",
+    "PiecewiseLinear",
+    "Role",
+    "WarmupCosine",
+    "check_length",
+    "check_settings",
+    "make_schedule",
+    "parameter_groups",
+]

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.nn.parameter import Parameter
+from torch.optim import Optimizer
 
 Role = Literal["filters", "matrices", "norms", "biases", "others"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -75,6 +76,16 @@ def parameter_groups(
     return [
         {"params": members[role], "role": role, **undecayed.get(role, {}), **settings.get(role, {})} for role in present
     ]
+
+
+def check_settings(groups: Mapping[str, Mapping[str, Any]], optimizer: Optimizer) -> None:
+    """Raises ValueError for what a group sets and the optimizer does not know: torch lets it pass."""
+    for role, settings in groups.items():
+        for name in settings.keys() - optimizer.defaults.keys():
+            raise ValueError(
+                f"model.parameter_groups.{role}.{name} is no setting of {type(optimizer).__name__}: there are "
+                f"{', '.join(optimizer.defaults)}"
+            )
 
 
 def _role(owner: nn.Module, parameter: Parameter) -> Role:

@@ -1,0 +1,121 @@
+"""deploy/slurm.sbatch on a real SLURM, where one can be started."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from outcome import digest
+from processes import together
+from slurm_cluster import cluster, why_not
+
+from litcnn.cli import main
+from litcnn.run import read_state
+
+HOUSE = Path(__file__).parents[2]
+SCRIPT = HOUSE / "deploy/slurm.sbatch"
+HERE = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
+FIT = [
+    "--config", "configs/with/no_tracker.yaml", "--data.source", "litcnn.data.Digits", "--data.batch_size", "33",
+    "--model.network", "plain.Plain", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.05",
+    "--trainer.limit_train_batches", "10", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "5",
+    "--trainer.max_epochs", "40", "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+
+
+def test_script_is_sound() -> None:
+    subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
+    for config in re.findall(r"configs/\S+\.yaml", SCRIPT.read_text()):
+        assert (HOUSE / config).is_file()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield {**environment, "PYTHONPATH": str(HOUSE / "tests")}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the script takes for the project."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    for name in ("main.py", "configs"):
+        (tmp_path / name).symlink_to(HOUSE / name)
+    return tmp_path
+
+
+def submit(slurm: dict[str, str]) -> str:
+    found = subprocess.run(
+        ["sbatch", "--parsable", *HERE, str(SCRIPT), *FIT], env=slurm, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout.strip()
+
+
+def scontrol(slurm: dict[str, str], *words: str) -> str:
+    return subprocess.run(["scontrol", *words], env=slurm, check=True, capture_output=True, text=True).stdout
+
+
+def wait(slurm: dict[str, str], job: str, condition: Callable[[str], Any], seconds: float = 120) -> None:
+    """Until the condition holds of what SLURM knows of the job."""
+    end = time.monotonic() + seconds
+    while not condition(shown := scontrol(slurm, "show", "job", job)):
+        if time.monotonic() > end:
+            raise AssertionError(f"waited in vain: {shown}\n{Path(f'slurm-{job}.log').read_text()}")
+        time.sleep(0.1)
+
+
+def trained(rows: int) -> bool:
+    return any(len(path.read_text().splitlines()) > rows for path in Path("runs").glob("litcnn-*/*/metrics.csv"))
+
+
+def last(run: Path) -> Any:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+@pytest.mark.slow
+def test_job_that_is_out_of_time_goes_on_where_it_was(slurm: dict[str, str], checkout: Path) -> None:
+    job = submit(slurm)
+    wait(slurm, job, lambda _: trained(20))
+    # as SLURM does before the time limit
+    subprocess.run(["scancel", "--signal=USR1", job], env=slurm, check=True)
+    wait(slurm, job, lambda shown: "JobState=PENDING" in shown and "Restarts=1" in shown)
+    (run,) = Path("runs").glob(f"litcnn-{job}/*")
+    assert read_state(run) == "stopped"
+    assert 100 <= last(run)["global_step"] < 400
+    assert not list(run.rglob("hpc_ckpt*"))  # which Lightning would write in the middle of a batch
+    scontrol(slurm, "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
+    wait(slurm, job, lambda shown: "JobState=COMPLETED" in shown)
+    assert list(Path("runs").glob("*/*")) == [run] and read_state(run) == "finished"
+    log = Path(f"slurm-{job}.log").read_text()
+    assert log.count("stopped; go on with") == 1 and log.count("resumed at epoch") == 1
+
+    two = ["--config", "configs/with/ddp.yaml", "--trainer.devices", "2", "--name", "whole"]
+    together(2, main, ["fit", *FIT, *two])
+    (whole,) = Path("runs").glob("whole/*")
+    for part in ("global_step", "state_dict", "optimizer_states"):  # the same bits
+        assert digest(last(run)[part]) == digest(last(whole)[part]), part
+
+
+@pytest.mark.slow
+def test_task_that_dies_ends_the_job(slurm: dict[str, str], checkout: Path) -> None:
+    job = submit(slurm)
+    wait(slurm, job, lambda _: trained(4))
+    pids = scontrol(slurm, "listpids", job).splitlines()[1:]  # PID JOBID STEPID LOCALID GLOBALID
+    (second,) = {int(line.split()[0]) for line in pids if line.split()[4] == "1"}
+    os.kill(second, signal.SIGKILL)
+    wait(slurm, job, lambda shown: "JobState=FAILED" in shown, 30)
+    (run,) = Path("runs").glob(f"litcnn-{job}/*")
+    assert read_state(run) in ("failed", "running")  # both can be resumed

@@ -1,0 +1,156 @@
+"""The program as several processes: started by Lightning, and by torchrun on one machine and on two."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import free_port, together
+
+from litcnn.cli import main
+from litcnn.run import read_state
+
+HOUSE = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+FIT = [
+    str(HOUSE / "main.py"), "fit", "--config", str(HOUSE / "configs/with/ddp.yaml"), "--name", "many",
+    "--data.source", "litcnn.data.Digits", "--data.batch_size", "32", "--model.network.init_args.widths", "[4, 4]",
+    "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "2",
+    "--trainer.log_every_n_steps", "2", "--trainer.max_epochs", "1", "--trainer.enable_model_summary", "false",
+]  # fmt: skip
+TWO = [sys.executable, *FIT, "--trainer.devices", "2"]
+pytestmark = pytest.mark.slow
+
+
+def start(command: list[str], **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(program: "subprocess.Popen[str]", code: int = 0, seconds: float = 120) -> str:
+    """What it printed."""
+    printed, _ = program.communicate(timeout=seconds)
+    assert program.returncode == code, printed
+    return printed
+
+
+def only_run() -> Path:
+    (run,) = Path("runs").glob("*/*")
+    return run
+
+
+def last(run: Path) -> Any:
+    return torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def trained(rows: int = 3) -> bool:
+    return any(len(path.read_text().splitlines()) > rows for path in Path("runs").glob("*/*/metrics.csv"))
+
+
+def child_of(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+def test_they_make_one_run_of_the_tracker_and_one_report() -> None:
+    printed = finish(start([*TWO, "--test_after_fit", "true"], WANDB_MODE="offline"))
+    run = only_run()
+    assert len(list(run.glob("wandb/offline-run-*"))) == 1
+    assert printed.count("epoch   1/1") == printed.count("2 x CPU") // 2 == 1  # it is told at the fit and at the test
+    assert printed.count("test images: 360") == printed.count("report: ") == 1
+    with (run / "report/predictions.csv").open() as file:
+        assert [int(row["image"]) for row in csv.DictReader(file)] == list(range(360))
+    assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 3 + 1
+    assert Path("best.ckpt").resolve() == (run / "checkpoints/best.ckpt").resolve()
+    assert "deprecated" not in printed
+
+
+@pytest.mark.parametrize("victim", ["first", "second"])
+def test_one_that_dies_ends_the_other(victim: str) -> None:
+    program = start([*TWO, "--trainer.max_epochs", "10000"])
+    wait_for(trained)
+    second = child_of(program.pid)
+    os.kill(program.pid if victim == "first" else second, signal.SIGKILL)
+    wait_for(lambda: not is_alive(program.pid) and not is_alive(second), 30)
+    program.communicate(timeout=10)
+    assert program.returncode not in (0, None)
+    assert read_state(only_run()) in ("running", "failed")  # both can be resumed
+
+
+def exit_code_of(arguments: list[str]) -> Any:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code
+
+
+def test_checkpoint_that_cannot_be_written_ends_all(capfd: pytest.CaptureFixture[str]) -> None:
+    run = Path("runs/many/full")
+    run.mkdir(parents=True)
+    (run / "checkpoints").touch()  # in place of a full disk
+    fit = [*FIT[1:], "--trainer.devices", "2", "--trainer.default_root_dir", str(run)]
+    assert together(2, exit_code_of, fit, seconds=60) == [2, 2]
+    printed = capfd.readouterr().err
+    assert printed.count("error: cannot write") == printed.count("error: another process of this run has ended") == 1
+    assert "Traceback" not in printed
+    assert read_state(run) == "failed"
+
+
+def test_weights_that_are_spread_over_processes_are_tested_after_the_fit_and_by_one() -> None:
+    spread = ["--config", str(HOUSE / "configs/with/fsdp.yaml"), "--trainer.precision", "32-true"]
+    together(2, main, [*FIT[1:], *spread, "--trainer.devices", "2", "--test_after_fit", "true"])
+    report = only_run() / "report/predictions.csv"
+    rows = report.read_text().splitlines()
+    report.unlink()
+    main(["test", "--ckpt_path", "best.ckpt"])
+    assert len(rows) == 361
+    for ours, theirs in zip(csv.DictReader(rows), csv.DictReader(report.read_text().splitlines()), strict=True):
+        assert ours["prediction"] == theirs["prediction"]
+        assert float(ours["confidence"]) == pytest.approx(float(theirs["confidence"]), rel=1e-4)
+
+
+def test_two_machines_make_one_run_which_one_machine_resumes() -> None:
+    meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "trial"]
+    meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    fit = [*FIT, "--trainer.num_nodes", "2", "--trainer.devices", "1"]
+    machines = [
+        start([*TORCHRUN, *meeting, "--local-addr", address, *fit], WANDB_MODE="offline")
+        for address in ("127.0.0.1", "127.0.0.2")
+    ]
+    printed = sorted((finish(machine) for machine in machines), key=len)
+    assert "epoch   1/1" in printed[1] and "epoch   1/1" not in printed[0]
+    run = only_run()
+    assert len(list(run.glob("wandb/offline-run-*"))) == 1
+    assert last(run)["global_step"] == 6
+
+    one = ["--trainer.num_nodes", "1", "--trainer.devices", "2"]
+    together(2, main, ["fit", "--resume", "last", "--trainer.max_epochs", "2", *one])
+    assert only_run() == run and last(run)["global_step"] == 12
+
+
+def test_machine_that_does_not_come_is_not_waited_for_longer_than_was_said() -> None:
+    alone = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    program = start([*TORCHRUN, *alone, "--rdzv-conf", "join_timeout=2", *FIT])
+    assert "RendezvousTimeoutError" in finish(program, code=1, seconds=60)
+    assert not Path("runs").exists()

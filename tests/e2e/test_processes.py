@@ -1,0 +1,176 @@
+"""Several processes give the result of one."""
+
+import csv
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import FakeSource, trainer
+from lightning.pytorch import Callback, seed_everything
+from plain import Plain
+from processes import StopAfter, together
+from torch.optim import SGD, Adam
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from litcnn.callbacks import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
+from litcnn.checkpoint import CheckpointFiles
+from litcnn.classifier import ImageClassifier
+from litcnn.data import ImageData, RandomCrop, RandomFlip
+from litcnn.loggers import CSVMetrics
+
+
+class Steps(Callback):
+    """Keeps all weights and the learning rate after each batch, and what was logged of it."""
+
+    def __init__(self) -> None:
+        self.weights: list[np.ndarray] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        parameters = [p.detach().flatten() for p in pl_module.network.parameters()]
+        rate = torch.tensor([trainer.optimizers[0].param_groups[0]["lr"]])
+        self.weights.append(torch.cat([*parameters, rate]).numpy())
+        self.losses.append(float(trainer.callback_metrics["train/loss_step"]))
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "last batch of 6": {"images": 30, "batch_size": 8},
+    "last batch of 1": {"images": 25, "batch_size": 8},
+    "odd batches": {"images": 30, "batch_size": 7},
+    "batches of 1": {"images": 6, "batch_size": 1, "optimizer": lambda parameters: SGD(parameters, lr=0.01)},
+    "accumulated": {"images": 30, "batch_size": 7, "accumulate_grad_batches": 2},
+    "clipped": {"images": 30, "batch_size": 8, "gradient_clip_val": 0.05},
+    "plateau": {"images": 25, "batch_size": 8, "epochs": 4},
+    "adam": {"images": 30, "batch_size": 8, "optimizer": lambda parameters: Adam(parameters, lr=1e-3)},
+}
+
+
+def train(recipe: str, processes: int) -> tuple[list[np.ndarray], list[float], dict[str, float]]:
+    """Weights after each step, the loss of each batch, and the metrics of the last epoch."""
+    settings = dict(RECIPES[recipe])
+    images, batch_size = settings.pop("images"), settings.pop("batch_size")
+    optimizer = settings.pop("optimizer", lambda parameters: SGD(parameters, lr=0.1, momentum=0.9, weight_decay=1e-3))
+    schedule = every_epoch if recipe == "plateau" else None
+    seed_everything(0, verbose=False)
+    steps = Steps()
+    fitted = trainer(steps, CheckNumerics(), **of_processes(processes), **settings)
+    fitted.fit(ImageClassifier(Plain(), optimizer, schedule), made_data(images, batch_size))
+    return steps.weights, steps.losses, {name: float(value) for name, value in fitted.callback_metrics.items()}
+
+
+def made_data(images: int, batch_size: int, test: int = 3) -> ImageData:
+    thirds = [[count // 3 + (label < count % 3) for label in range(3)] for count in (images, test)]
+    source = FakeSource(train=thirds[0], val=(3, 3, 5), test=thirds[1])
+    return ImageData(source, batch_size, augment=[RandomCrop(1), RandomFlip()])
+
+
+def every_epoch(optimizer: Any) -> ReduceLROnPlateau:
+    """Lowers the rate after every epoch: no loss is that good."""
+    return ReduceLROnPlateau(optimizer, patience=0, threshold=10.0, factor=0.7)
+
+
+def of_processes(number: int) -> dict[str, Any]:
+    return {"devices": number, "strategy": "ddp"} if number > 1 else {"devices": 1}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_every_step_agrees_with_that_of_one_process(recipe: str, processes: int) -> None:
+    weights, losses, metrics = train(recipe, 1)
+    everywhere = together(processes, train, recipe, processes)
+    for found, _, _ in everywhere:
+        np.testing.assert_array_equal(found, everywhere[0][0])  # among themselves: the same bits
+    found_weights, found_losses, found_metrics = everywhere[0]
+    np.testing.assert_allclose(found_weights, weights, rtol=1e-5, atol=1e-6)
+    assert found_losses == pytest.approx(losses, rel=1e-5)
+    assert found_metrics == pytest.approx(metrics, rel=1e-5)
+
+
+def evaluate(images: int, batch_size: int, processes: int) -> tuple[dict[str, float], list[dict[str, str]]]:
+    """Metrics, and the rows of predictions.csv."""
+    seed_everything(0, verbose=False)
+    data, root = made_data(6, batch_size, images), f"{images}-{batch_size}-{processes}"
+    tester = trainer(WriteReport(), default_root_dir=root, **of_processes(processes))
+    tester.test(ImageClassifier(Plain()), data, verbose=False)
+    metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
+    tester.strategy.barrier()
+    with Path(root, "report/predictions.csv").open() as file:
+        return metrics, list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(13, 4), (13, 5), (13, 13), (7, 1), (2, 2), (1, 4)])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_evaluation_counts_each_image_once(processes: int, images: int, batch_size: int) -> None:
+    """Stock Lightning counts 14 of 13 with two processes."""
+    metrics, rows = evaluate(images, batch_size, 1)
+    assert len(rows) == images
+    for found, found_rows in together(processes, evaluate, images, batch_size, processes):
+        assert found == pytest.approx(metrics, rel=1e-6, nan_ok=True)
+        for row, found_row in zip(rows, found_rows, strict=True):
+            assert row.keys() == found_row.keys()
+            for name in row:
+                assert row[name] == found_row[name] or float(row[name]) == pytest.approx(float(found_row[name]), 1e-5)
+
+
+def go_on(root: str, stop_after: int, processes: int, number: int = signal.SIGTERM) -> int | str | None:
+    """Trains from the last checkpoint, if any, until this step; the exit code."""
+    seed_everything(0, verbose=False)
+    last = Path(root, "checkpoints/last.ckpt")
+    callbacks = [StopAfter(stop_after, number), Checkpoints(), CheckNumerics(), ExactResume(), StopOnSignal()]
+    fitted = trainer(
+        *callbacks,
+        epochs=4,
+        default_root_dir=root,
+        plugins=[CheckpointFiles()],
+        logger=CSVMetrics(root),
+        **of_processes(processes),
+    )
+    classifier = ImageClassifier(Plain(), lr_scheduler=every_epoch)
+    try:
+        fitted.fit(classifier, made_data(30, 7), ckpt_path=last if last.exists() else None)
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+@pytest.mark.parametrize(
+    "plan", [[(5, 2), (10, 2), (20, 2)], [(2, 2), (8, 1), (14, 3), (20, 2)], [(1, 1), (19, 3), (20, 1)]]
+)
+def test_resumed_with_another_number_of_processes_it_ends_the_same(plan: list[tuple[int, int]]) -> None:
+    """Global batches are the same; an epoch has five of them."""
+    assert go_on("whole", 0, 1) == 0
+    for step, processes in plan[:-1]:
+        codes = together(processes, go_on, "cut", step, processes)
+        assert codes == [143] + [0] * (processes - 1)
+        assert read("cut")["global_step"] == step
+    step, processes = plan[-1]
+    assert together(processes, go_on, "cut", 0, processes) == [0] * processes
+    whole, cut = read("whole"), read("cut")
+    assert whole["global_step"] == cut["global_step"] == step
+    torch.testing.assert_close(cut["state_dict"], whole["state_dict"], rtol=1e-5, atol=1e-6)
+    (found,), (expected,) = cut["optimizer_states"], whole["optimizer_states"]
+    torch.testing.assert_close(found["state"], expected["state"], rtol=1e-4, atol=1e-6)
+    assert found["param_groups"] == expected["param_groups"]
+    torch.testing.assert_close(cut["train_metrics"], whole["train_metrics"], rtol=1e-5, atol=1e-6)
+    assert cut["plateau"] == whole["plateau"]
+    rows, found_rows = metrics("whole"), metrics("cut")
+    assert len(rows) == len(found_rows) == 20
+    for row, found_row in zip(rows, found_rows, strict=True):
+        assert found_row == pytest.approx(row, rel=1e-4)
+
+
+def test_signal_of_slurm_has_an_exit_code_of_its_own() -> None:
+    assert together(2, go_on, "cut", 3, 2, signal.SIGUSR1) == [138, 0]
+    assert read("cut")["global_step"] == 3
+
+
+def read(root: str) -> Any:
+    return torch.load(Path(root, "checkpoints/last.ckpt"), weights_only=True)
+
+
+def metrics(root: str) -> list[dict[str, float]]:
+    with Path(root, "metrics.csv").open() as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
