@@ -1,0 +1,172 @@
+"""The pages in docs/: the code on them works as it stands there, and none is left out."""
+
+import csv
+import importlib
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from pages import ROOT, blocks, commands, pages
+from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, reason_not_to_run, skipped, write_files
+
+import litcnn
+from litcnn import cli
+from litcnn.data import Digits, ImageData
+from litcnn.run import runs_in
+
+README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
+LANGUAGES = {"commands", "python", "yaml"}
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
+def test_the_code_on_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_home(tmp_path)
+    write_files(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # as main.py does
+    walk = Walk(monkeypatch)
+    for block in blocks(page):
+        walk.run(block, but=README)  # tests/test_readme.py runs what stands there too
+    CHECKS.get(page, lambda: None)()
+
+
+def rows() -> list[dict[str, str]]:
+    """metrics.csv of the newest run."""
+    with (runs_in("runs")[-1] / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def classes_are_the_folders() -> None:
+    assert litcnn.load("best.ckpt").class_names == ["cat", "dog", "hen"]
+    config = yaml.safe_load((runs_in("runs")[-1] / "config.yaml").read_text())
+    assert config["model"]["lr_scheduler"]["class_path"].endswith("CosineAnnealingLR")
+
+
+def the_table_is_read() -> None:
+    table: Any = importlib.import_module("my_data").Table("path/to/table.csv", image_size=32)
+    arrays = table.load("test")
+    listed = Path("path/to/table.csv").read_text().count(",test")
+    assert arrays.images.shape == (listed, 3, 32, 32) and arrays.images.dtype == torch.uint8
+    assert sorted(set(arrays.labels.tolist())) == [0, 1, 2] and table.load("val") is None
+    assert litcnn.load("best.ckpt", trust=["my_data"]).class_names == ["cat", "dog", "hen"]
+
+
+def the_arguments_arrive() -> None:
+    configs = [yaml.safe_load((run / "config.yaml").read_text())["model"]["network"] for run in runs_in("runs")]
+    mine = next(config for config in configs if config["class_path"] == "my_networks.Net")
+    assert mine["init_args"] == {"width": 48, "num_classes": 10, "in_channels": 3}
+
+
+def loss_and_metric_are_those_of_the_formulas() -> None:
+    losses: Any = importlib.import_module("my_losses")
+    logits, labels = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]), [1, 0]  # probabilities 1/2 and 3/4
+    expected = (0.5**2 * math.log(2) + 0.25**2 * math.log(4 / 3)) / 2
+    assert float(losses.Focal()(logits, torch.tensor(labels))) == pytest.approx(expected)
+    used = [yaml.safe_load((run / "config.yaml").read_text())["model"].get("loss") for run in runs_in("runs")]
+    assert used[0] == {"class_path": "my_losses.Focal", "init_args": {"gamma": 1.5}}
+    assert used[1]["class_path"] == "torch.nn.MultiMarginLoss"
+
+    from sklearn.metrics import f1_score  # before Lightning it would have `Union[int, float]` mean float first
+
+    assert yaml.safe_load((runs_in("runs")[-1] / "config.yaml").read_text())["checkpoints"]["monitor"] == "val/f1"
+    few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "32"]
+    metric = ["--trainer.callbacks+", "my_metrics.F1", "--trainer.precision", "32-true"]  # in which `load` computes
+    cli.main(["fit", "--config", "configs/digits.yaml", *few, *metric])
+    data = ImageData(Digits())
+    val = data.part("val")
+    assert val is not None
+    seen = val.indices[:32]  # the one batch of the validation
+    labels = val.arrays.labels[torch.from_numpy(seen)].tolist()
+    images = np.asarray(val.arrays.images[torch.from_numpy(seen)].permute(0, 2, 3, 1))
+    predicted = [int(prediction.label) for prediction in litcnn.load("best.ckpt").predict(list(images))]
+    expected = f1_score(labels, predicted, average="macro")
+    assert expected > 0.3 and float(rows()[-1]["val/f1"]) == pytest.approx(expected, abs=1e-5)
+
+
+def it_stops() -> None:
+    stop = ["--trainer.callbacks+", "my_callbacks.StopAt", "--trainer.callbacks.accuracy", "0"]
+    few = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "9"]
+    cli.main(["fit", "--config", "configs/digits.yaml", *stop, *few])
+    assert rows()[-1]["epoch"] == "0"
+
+
+def steps_and_rates_are_right() -> None:
+    optim: Any = importlib.import_module("my_optim")
+    weights = torch.nn.Parameter(torch.tensor([1.0, -2.0, 4.0]))
+    optimizer = optim.SignSGD([weights], lr=0.5, weight_decay=0.5)
+    weights.grad = torch.tensor([3.0, -1e-9, 0.0])
+    schedule = optim.Linear(optimizer, total_steps=4)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+        if len(rates) == 1:
+            assert weights.tolist() == [0.25, -1.0, 3.0]
+    assert rates == [0.5, 0.375, 0.25, 0.125]
+
+
+CHECKS: dict[str, Callable[[], None]] = {
+    "docs/your-images.md": classes_are_the_folders,
+    "docs/your-dataset.md": the_table_is_read,
+    "docs/your-network.md": the_arguments_arrive,
+    "docs/your-loss.md": loss_and_metric_are_those_of_the_formulas,
+    "docs/your-callback.md": it_stops,
+    "docs/your-optimizer.md": steps_and_rates_are_right,
+}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_command_has_its_place(page: str) -> None:
+    """Before anything is run: no block of a kind that no test knows, no command that none would run."""
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for block in blocks(page):
+        if reason_not_to_run(block):
+            continue
+        assert block.language in LANGUAGES, f"{block}: {block.language!r} is run by no test: see tests/walk.py"
+        for words in commands(block) if block.language == "commands" else ():
+            words = [word for index, word in enumerate(words) if "=" not in word or "make" in words[:index]]
+            known = skipped(words) or (words[0] == "make" and words[1] in targets)
+            known = known or (words[:2] == ["python", "main.py"] and words[2] in cli.VERBS)
+            assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/walk.py"
+
+
+def test_no_exception_is_left_over() -> None:
+    every = [block for page in pages() for block in blocks(page)]
+    typed = [block for block in every if block.language == "commands" and not reason_not_to_run(block)]
+    used = {skipped(words) for block in typed for words in commands(block)}
+    assert set(NOT_RUN) - used == set()
+    for words in (*NOT_CODE, *ONLY_PARSED):
+        assert any(words in block.text for block in every), words
+    assert all(any((block.page, block.language) == place for block in every) for place in ELSEWHERE)
+
+
+def test_the_tests_that_exceptions_name_are_there() -> None:
+    for reason in (*NOT_RUN.values(), *ELSEWHERE.values()):
+        for path, _, name in re.findall(r"(tests/[\w/.]+)(::(\w+))?", reason):
+            assert (ROOT / path).exists() and name in (ROOT / path).read_text() if name else (ROOT / path).exists()
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material", reason="the site is made with mkdocs-material, which is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    for page in pages()[1:]:
+        folder = Path(page).stem
+        assert (tmp_path / "site" / ("" if folder == "index" else folder) / "index.html").is_file()
+    html = (tmp_path / "site/index.html").read_text()
+    assert "fonts.googleapis" not in html and "images/report.png" in html
+
+
+def test_every_overlay_is_used_by_some_test() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    overlays = [f"with/{path.name}" for path in (ROOT / "configs/with").glob("*.yaml")]
+    assert overlays and [overlay for overlay in overlays if overlay not in tests] == []

@@ -1,0 +1,206 @@
+"""Runs the code of a page as a reader would who begins at its top: files are written, commands are run, in one folder.
+
+What a test cannot do stands in the tables below, with the reason, and nothing else is left out: a new command or block
+is run from the day it is written, or fails until it has a line here.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from lightning.pytorch import Callback
+from pages import ROOT, Block, blocks, commands, pages
+from PIL import Image
+
+from litcnn import cli
+from litcnn.data import Digits
+from litcnn.run import runs_in
+
+S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
+# Commands that are not run, by their first words; of several that fit, the longest counts.
+NOT_RUN = {
+    "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3://": S3,
+    "python main.py fit --config configs/images.yaml --data.source litcnn.data.Stream": S3,
+    "python benchmarks": "minutes to hours; tests/benchmarks runs the scripts on little",
+    "python article.py": "downloads CIFAR-10; tests/docs/test_article.py runs it on digits",
+    "python main.py demo": "serves until it is stopped: tests/e2e/test_demo.py",
+    "python main.py export": "tests/e2e/test_export.py writes every format",
+    "python main.py fit --config configs/cnn.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
+    "python main.py fit --config configs/cnn.yaml --config configs/with/fsdp.yaml": "tests/e2e/test_launchers.py",
+    "python main.py study --config configs/digits.yaml --folds": "two more processes: tests/e2e/test_study.py",
+    "python main.py study --config …": "needs a database or network disk: tests/study/test_storage.py",
+    "docker": "needs an engine; deploy/container.sh check does the same",
+    "deploy/container.sh": "builds an image, for a quarter of an hour",
+    "sbatch": "needs SLURM: tests/deploy/test_slurm.py",
+    "torchrun": "several machines: tests/e2e/test_launchers.py",
+    "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
+}
+
+# Blocks that are not run, by words in them.
+NOT_CODE = {
+    "images/s  peak": "what the first two commands printed",
+    "the front door": "the map of the house",
+}
+ELSEWHERE = {("docs/deploy.md", "python"): "tests/test_export.py::test_the_page_works"}
+NO_LANGUAGE = ("text",)  # of fences that hold no code
+
+# Settings of a page that are parsed, but not fitted with.
+ONLY_PARSED = {"download: true": "a real download"}
+
+# What makes a verb small; flags that come last win.
+LITTLE = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+SMALL = {
+    "fit": [*LITTLE, "--data.batch_size", "32", "--model.compile", "false"],
+    "tune": ["--data.batch_size", "32", "--steps", "12", "--highest", "1.0e-3"],
+    "study": LITTLE,
+}
+FEWER = {"--seeds": "0..1", "--trials": "1"}
+CIFAR10 = ("configs/cnn.yaml", "configs/fast.yaml", "configs/resnet.yaml")  # which would have to be downloaded
+
+
+class Interrupted(Callback):
+    """Asks the run to stop after two steps, as a cluster would."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def make_home(home: Path) -> None:
+    """The folder that a reader is in: a copy of the repository as far as the pages name it, and pictures of his own."""
+    shutil.copytree(ROOT / "configs", home / "configs")
+    arrays = Digits().load("train")
+    assert arrays is not None
+    table = ["file,label,split"]
+    for index in (arrays.labels < 3).nonzero().flatten()[:60].tolist():
+        name = ("cat", "dog", "hen")[int(arrays.labels[index])]
+        picture = Image.fromarray(np.ascontiguousarray(arrays.images[index].permute(1, 2, 0).numpy()))
+        for root in ("path/to/images", "data/images"):
+            (home / root / name).mkdir(parents=True, exist_ok=True)
+            picture.resize((70, 66)).save(home / root / name / f"{index}.png")
+        table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'}")
+    (home / "path/to/table.csv").write_text("\n".join(table))
+    (home / "folder").mkdir()
+    for name in ("cat.jpg", "a.png", "b.png", "folder/c.png"):
+        picture.save(home / name)
+
+
+def write_files(home: Path) -> None:
+    """The files with a title on any page: one names those of another."""
+    for block in (block for page in pages() for block in blocks(page) if block.title):
+        path = home / block.title
+        assert not path.exists() or path.read_text() == block.text, f"{block}: {block.title} stands on another page too"
+        path.write_text(block.text)
+
+
+class Walk:
+    """Runs the blocks of one page, one after the other, in the current folder.
+
+    Args:
+        patch: undone by the caller.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.patch = patch
+        self.names: dict[str, Any] = {}  # of the page's Python
+
+    def run(self, block: Block, but: Sequence[list[str]] = ()) -> None:
+        """Runs a block, `but` not the commands that are run elsewhere."""
+        if reason_not_to_run(block):
+            return
+        if block.language == "python":
+            exec(compile(block.text, str(block), "exec"), self.names)
+        elif block.language == "yaml":
+            self.fit_with(block)
+        else:
+            for words in (words for words in commands(block) if words not in but):
+                with told(f"{block.page}:{block.line} {shlex.join(words)}"):
+                    self.run_command(words)
+
+    def fit_with(self, block: Block) -> None:
+        path = Path(block.title or f"block{block.line}.yaml")
+        path.write_text(block.text)
+        parsed_only = any(words in block.text for words in ONLY_PARSED)
+        command = ["fit", "--config", str(path), *SMALL["fit"], *["--print_config"] * parsed_only]
+        with told(str(block)):
+            if parsed_only:
+                with pytest.raises(SystemExit, match="^0$"):
+                    cli.main(command)
+            else:
+                cli.main(command)
+
+    def run_command(self, words: list[str]) -> None:
+        while "=" in words[0]:
+            name, _, value = words[0].partition("=")
+            self.patch.setenv(name, value)
+            words = words[1:]
+        if skipped(words):
+            return
+        if words[0] == "make":  # is there such a target? It is what the suite itself was started by
+            subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
+        elif words[:2] == ["python", "main.py"]:
+            self.run_verb(words[2:])
+        else:
+            raise AssertionError("neither a command of the program nor in tests/walk.py")
+
+    def run_verb(self, words: list[str]) -> None:
+        verb, *rest = words
+        if "best.ckpt" in rest and not Path("best.ckpt").exists():  # the page does not say how it was made
+            cli.main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
+        for option, value in FEWER.items() if verb == "study" else ():
+            if option in rest:
+                rest[rest.index(option) + 1] = value
+        rest += SMALL.get(verb, [])
+        if any(config in rest for config in CIFAR10) and "--data.source" not in rest:
+            rest += ["--data.source", "litcnn.data.Digits"]
+        if "--resume" in rest and (wanted := rest[rest.index("--resume") + 1]) != "auto":
+            interrupt(wanted)
+            rest = ["--resume", wanted]
+        cli.main([verb, *rest])
+
+
+def reason_not_to_run(block: Block) -> str:
+    """Empty where it is to be run."""
+    found = [reason for words, reason in NOT_CODE.items() if words in block.text and block.language == "commands"]
+    if block.language in NO_LANGUAGE:
+        found.append("no code")
+    return (found or [ELSEWHERE.get((block.page, block.language), "")])[0]
+
+
+def skipped(words: list[str]) -> str:
+    """The first words, as the table has them, that say that a command is not run; empty where it is."""
+    fitting = [
+        key for key in NOT_RUN if words[: len(key.split())] == key.split() or " ".join(words).startswith(f"{key}/")
+    ]
+    return max(fitting, key=len, default="")
+
+
+def interrupt(wanted: str) -> None:
+    """Leaves an unfinished run of digits.yaml: the newest, or under the name that is wanted."""
+    few = ["--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
+    with pytest.raises(SystemExit, match="143"):
+        cli.main(["fit", "--config", "configs/digits.yaml", *few, "--trainer.callbacks+", "walk.Interrupted"])
+    if wanted != "last":
+        newest = runs_in("runs")[-1]
+        newest.rename(wanted)
+        config = Path(wanted, "config.yaml")
+        config.write_text(config.read_text().replace(newest.name, Path(wanted).name))
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Says which piece of which page it was that failed."""
+    try:
+        yield
+    except SystemExit as error:
+        raise AssertionError(f"{what}: exit code {error.code}") from error
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
