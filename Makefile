@@ -6,7 +6,7 @@ READY := .venv/ready
 DEV := .venv/ready-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: train test test-slow bench faults lint requirements clean
+.PHONY: train test test-slow lint docs schema bench faults rename requirements clean
 
 train: $(READY)  ## fit and test CONFIG
 	$(BIN)/python main.py fit --config $(CONFIG)
@@ -18,22 +18,33 @@ test: $(DEV)  ## the quick suite
 test-slow: $(DEV)  ## the tests that take more than 15 s each
 	$(BIN)/python -m pytest -m slow
 
-bench: $(DEV)  ## measures this project against what one would use in its place: the tables of docs/benchmarks.md
-	$(BIN)/python benchmarks/startup.py --write docs/benchmarks.md
-	$(BIN)/python benchmarks/data_path.py --write docs/benchmarks.md
-	$(BIN)/python benchmarks/training.py --write docs/benchmarks.md
-	$(BIN)/python benchmarks/predict.py --write docs/benchmarks.md
-
-faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
-	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
-
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What a training needs: made once, and again when the requirements change.
-$(READY): requirements.txt
+docs: $(DEV)  ## the pages of docs/ as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+schema: $(DEV)  ## what editors complete and check configs by
+	$(BIN)/python -m litcnn.cli.schema configs/schema.json
+
+bench: $(DEV)  ## measures this project against what one would use in its place: the tables of docs/benchmarks.md
+	$(BIN)/python benchmarks/startup.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/data_path.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/training.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/predict.py --write docs/benchmarks.md
+	$(BIN)/python benchmarks/scale.py --write docs/scale.md --plot docs/images/scale.png
+
+faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
+	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
+
+rename: $(DEV)  ## make rename NAME=my_project: gives package and command a name of your own, once
+	$(BIN)/python scripts/rename.py $(NAME)
+	$(BIN)/python -m pip uninstall --quiet --yes litcnn
+
+# What a training needs: made once, and again when the requirements or pyproject.toml change.
+$(READY): requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed, this is " + sys.version)'
 	$(PYTHON) -m venv .venv
 	$(INSTALL) -r requirements.txt

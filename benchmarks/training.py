@@ -69,7 +69,7 @@ def step(rounds: int, quick: bool) -> Table:
         "fit", "--model.network", "loop.Linear", "--model.channels_last=false", "--data.source", "loop.RandomPixels",
         f"--data.source.train={number * 128}", "--data.val_fraction=0", "--trainer.max_epochs=1",
     ]  # fmt: skip
-    images, labels, _ = RandomPixels(train=128 * number).load("train")
+    images, labels, *_ = RandomPixels(train=128 * number).load("train")
 
     def stock() -> Timing:
         loader = BatchLoader(images.to(device()), labels.to(device()), 128, shuffle=True, device=device())

@@ -95,3 +95,13 @@ def test_relative_is_what_one_would_type(tmp_path):
     assert run.relative(tmp_path / "runs/a") == "runs/a"
     assert run.relative("runs/a") == "runs/a"
     assert run.relative(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
+
+
+def test_no_link_where_the_folder_takes_none(monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    Path("a").write_text("a")
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert not run.link(Path("a"), "best.ckpt")
+    assert not Path("best.ckpt").exists()

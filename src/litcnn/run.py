@@ -108,14 +108,18 @@ def run_dir_of(checkpoint: str | Path) -> Path | None:
 
 
 def link(target: Path, name: str | Path) -> bool:
-    """Makes `name` a symbolic link to `target`, in one step. A real file of that name is left alone: False."""
+    """Makes `name` a symbolic link to `target`, in one step. False where that cannot be: a real file of the
+    name is left alone, and the folder may be read-only."""
     name = Path(name)
     if name.exists() and not name.is_symlink():
         return False
     temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, name.absolute().parent))
-    temporary.replace(name)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(os.path.relpath(target, name.absolute().parent))
+        temporary.replace(name)
+    except OSError:
+        return False
     return True
 
 

@@ -23,7 +23,7 @@ BATCHES = 4  # an epoch: 24 images, 6 a batch
 
 
 class Injured(ImageClassifier):
-    """Its loss is multiplied by the factor `loss`, or the gradient of its bias by `gradient`, at the (epoch, batch) in `at`."""
+    """Its loss is multiplied by `loss`, or the gradient of its bias by `gradient`, at each (epoch, batch) in `at`."""
 
     def __init__(self, at=(), loss=1.0, gradient=1.0, optimizer=ADAM):
         torch.manual_seed(0)

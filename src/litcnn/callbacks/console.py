@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import rich
@@ -120,7 +121,8 @@ class Console(Callback):
                 else:
                     best = f"{checkpoints.monitor} {checkpoints.best_score:.4f}"
                     say(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
-                say("next: python main.py test --ckpt_path best.ckpt")
+                linked = Path("best.ckpt").exists() and Path("best.ckpt").samefile(path)
+                say(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
         for tracker in _with_status(trainer):
             say(f"W&B: {tracker.status}")
 
