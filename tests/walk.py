@@ -46,7 +46,6 @@ NOT_RUN = {
 
 # Blocks that are not run, by words in them.
 NOT_CODE = {
-    "images/s  peak": "what the first two commands printed",
     "the front door": "the map of the house",
 }
 ELSEWHERE = {("docs/deploy.md", "python"): "tests/test_export.py::test_the_page_works"}
