@@ -104,8 +104,8 @@ class Console(Callback):
             if f"{split}/loss" in metrics:
                 parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:7.2%}")
         parts += [
-            f"lr {metrics['lr']:.2g}",
-            f"{metrics['images_per_second']:,.0f} images/s",
+            f"lr {metrics['lr']:<7.2g}",
+            f"{metrics['images_per_second']:>7,.0f} images/s",
             f"peak {metrics['peak_memory_gib']:.2f} GiB",
         ]
         say("  ".join(parts))
