@@ -126,7 +126,7 @@ def test_kill_between_any_two_calls_leaves_the_old_or_the_new_last(
         assert newest_intact("c").path == LAST and newest_intact("c").skipped == []
         assert not {str(path) for path in Path("c").glob("*.ckpt")} - {"c/last.ckpt", "c/previous.ckpt"}
         moment += 1
-    assert len(seen) >= 6 and seen[0] == before and seen[-1] == before + 1
+    assert len(seen) >= 5 and seen[0] == before and seen[-1] == before + 1
     assert files() == ["last.ckpt", "previous.ckpt"]  # the last process ran through, and took away what the others left
 
 

@@ -160,7 +160,13 @@ def test_a_compiled_network_is_looked_into_and_stays_compiled() -> None:
         compiled.append(graph.forward)
         return graph.forward
 
-    classifier = make_classifier(pooled())
+    class Network(nn.Sequential):  # torch 2.9 does not compile a bare Sequential
+        def forward(self, images: Tensor) -> Tensor:
+            for layer in self:
+                images = layer(images)
+            return images
+
+    classifier = make_classifier(Network(*pooled()))
     classifier.network.compile(backend=backend)
     pixels = torch.from_numpy(image())[None]
     with torch.no_grad():

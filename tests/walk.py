@@ -27,7 +27,7 @@ from litcnn.run import runs_in
 S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
 # Commands that are not run, by their first words; of several that fit, the longest counts.
 NOT_RUN = {
-    "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3://": S3,
+    "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
     "python main.py fit --config configs/images.yaml --data.source litcnn.data.Stream": S3,
     "python benchmarks": "minutes to hours; tests/benchmarks runs the scripts on little",
     "python article.py": "downloads CIFAR-10; tests/docs/test_article.py runs it on digits",
@@ -41,6 +41,8 @@ NOT_RUN = {
     "deploy/container.sh": "builds an image, for a quarter of an hour",
     "sbatch": "needs SLURM: tests/deploy/test_slurm.py",
     "torchrun": "several machines: tests/e2e/test_launchers.py",
+    "python -m litcnn.cli.completion": "tests/cli/test_completion.py",
+    "mkdir": "of the shell",
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
 

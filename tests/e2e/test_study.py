@@ -133,7 +133,7 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     directory = tmp_path / "runs/digits-space"
     assert [path.name for path in sorted(directory.glob("trial-*"))] == ["trial-0", "trial-1", "trial-2"]
     for row in rows(directory):
-        (run,) = directory.glob(f"trial-{row['trial']}/*/")
+        (run,) = filter(Path.is_dir, directory.glob(f"trial-{row['trial']}/*"))
         config = yaml.safe_load((run / "config.yaml").read_text())
         assert config["model"]["lr_scheduler"]["init_args"]["max_lr"] == float(
             row["model.lr_scheduler.init_args.max_lr"]

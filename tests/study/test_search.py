@@ -237,7 +237,7 @@ def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeyp
     with pytest.raises(ValueError, match="runs/search/optuna.db has been locked by another process"):
         study(*SEARCH, "--trials", "2", "--model.pause", "0.2")
     other.close()
-    (run_dir,) = Path("runs/search/trial-1").glob("*/")
+    (run_dir,) = filter(Path.is_dir, Path("runs/search/trial-1").iterdir())
     assert read_state(run_dir) == "stopped"
 
 

@@ -244,7 +244,8 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> Figur
     dots, gap, line = 100, 6, 18  # a inch; between two images; for a title
     size = (columns * (width + gap) + gap, rows * (height + line) + gap)
     canvas = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
-    figure = Figure((size[0] / dots, size[1] / dots), dpi=dots)
+    # a tenth of a dot more, for matplotlib cuts off what 414 / 100 * 100 lacks of 414
+    figure = Figure(((size[0] + 0.1) / dots, (size[1] + 0.1) / dots), dpi=dots)
     letters = max(4, width // 6)
     for place, (image, title) in enumerate(zip(pixels, titles, strict=True)):
         row, column = divmod(place, columns)
