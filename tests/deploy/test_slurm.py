@@ -96,7 +96,8 @@ def test_job_that_is_out_of_time_goes_on_where_it_was(slurm: dict[str, str], che
     assert read_state(run) == "stopped"
     assert 100 <= last(run)["global_step"] < 400
     assert not list(run.rglob("hpc_ckpt*"))  # which Lightning would write in the middle of a batch
-    scontrol(slurm, "update", f"JobId={job}", "StartTime=now")  # it would wait for two minutes
+    # SLURM would wait for two minutes; but in the second in which it stopped a job, it starts none of its number
+    scontrol(slurm, "update", f"JobId={job}", "StartTime=now+3seconds")
     wait(slurm, job, lambda shown: "JobState=COMPLETED" in shown)
     assert list(Path("runs").glob("*/*")) == [run] and read_state(run) == "finished"
     log = Path(f"slurm-{job}.log").read_text()

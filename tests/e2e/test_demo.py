@@ -170,7 +170,7 @@ def page(browser: Any, program: Program) -> Iterator[Any]:
 @pytest.fixture
 def drawing(tmp_path: Path) -> Path:
     """A photograph, so to say, of a seven: a test image, larger and not square."""
-    images, labels, _ = Digits().load("test")
+    images, labels, *_ = Digits().load("test")
     seven = np.moveaxis(images[labels == 7][1].numpy(), 0, 2)
     path = tmp_path / "my drawing.png"
     Image.fromarray(seven).resize((320, 320)).crop((-40, 0, 360, 320)).save(path)
@@ -228,7 +228,7 @@ def test_paste_an_image(page: Any, program: Program, checkpoint: Path, drawing: 
 
 
 def test_choose_an_example(page: Any, checkpoint: Path, tmp_path: Path) -> None:
-    images, labels, _ = Digits().load("test")
+    images, labels, *_ = Digits().load("test")
     Image.fromarray(np.moveaxis(images[labels == 3][0].numpy(), 0, 2)).save("3.png")
     assert page.locator(".gallery-item").count() == 10
     page.locator(".gallery-item").nth(3).click()
