@@ -13,10 +13,10 @@ train: $(READY)  ## fit and test CONFIG
 	$(BIN)/python main.py test --ckpt_path best.ckpt
 
 test: $(DEV)  ## the quick suite
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(DEV)  ## the tests that take more than 15 s each
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .

@@ -13,4 +13,4 @@ venv=.venv-lowest
   pyproject.toml --all-extras --group dev -o "$venv/requirements.txt"
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" -r "$venv/requirements.txt"
 "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --no-deps -e .
-"$venv/bin/python" -m pytest -n 2 -m "not slow" "$@"
+"$venv/bin/python" -m pytest -n 2 --dist worksteal -m "not slow" "$@"

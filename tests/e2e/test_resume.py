@@ -47,7 +47,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+QUICK = ("plateau", "fast")  # one of each: stepped once an epoch, and at every step
+
+
+@pytest.mark.parametrize("recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r not in QUICK)) for r in RECIPES])
 def test_every_checkpoint_of_a_run_leads_to_the_same_end(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +98,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return outcome(only_run(home))
 
 
-@pytest.mark.parametrize("injury", ["SIGKILL", "SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("injury", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_a_program_that_is_stopped_can_be_resumed_to_the_same_bits(
     injury: str, tmp_path: Path, uninterrupted: dict[str, Any]
 ) -> None:

@@ -1,6 +1,7 @@
 """No checkpoint runs code through the program, wherever it is named; and its damage is told in one line."""
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def content(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict
     """What is in a checkpoint, to be made evil; a module beside it that must not be imported."""
     (tmp_path / "evil.py").write_text(EVIL)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)  # that of another test in this process
     return dict(torch.load(good, weights_only=True))
 
 
