@@ -40,7 +40,7 @@ SECONDS = 180  # for anything to happen
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "LITCNN_"))}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
-outcome: Callable[[Path], dict[str, Any]] = runpy.run_path(str(ROOT / "tests/outcome.py"))["outcome"]
+outcome: Callable[[Path], dict[str, Any]] = runpy.run_path(str(ROOT / "tests/support/outcome.py"))["outcome"]
 
 
 class Lost(Exception):  # noqa: N818

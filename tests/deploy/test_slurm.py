@@ -41,7 +41,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     if reason := why_not():
         pytest.skip(reason)
     with cluster(tmp_path_factory.mktemp("slurm")) as environment:
-        yield {**environment, "PYTHONPATH": str(HOUSE / "tests")}
+        yield {**environment, "PYTHONPATH": str(HOUSE / "tests/support")}
 
 
 @pytest.fixture

@@ -130,12 +130,12 @@ def test_every_command_has_its_place(page: str) -> None:
     for block in blocks(page):
         if reason_not_to_run(block):
             continue
-        assert block.language in LANGUAGES, f"{block}: {block.language!r} is run by no test: see tests/walk.py"
+        assert block.language in LANGUAGES, f"{block}: {block.language!r} is run by no test: see tests/support/walk.py"
         for words in commands(block) if block.language == "commands" else ():
             words = [word for index, word in enumerate(words) if "=" not in word or "make" in words[:index]]
             known = skipped(words) or (words[0] == "make" and words[1] in targets)
             known = known or (words[:2] == ["python", "main.py"] and words[2] in cli.VERBS)
-            assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/walk.py"
+            assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/support/walk.py"
 
 
 def test_no_exception_is_left_over() -> None:

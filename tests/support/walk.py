@@ -150,7 +150,7 @@ class Walk:
         elif words[:2] == ["python", "main.py"]:
             self.run_verb(words[2:])
         else:
-            raise AssertionError("neither a command of the program nor in tests/walk.py")
+            raise AssertionError("neither a command of the program nor in tests/support/walk.py")
 
     def run_verb(self, words: list[str]) -> None:
         verb, *rest = words
