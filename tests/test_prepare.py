@@ -6,8 +6,8 @@ import pytest
 from helpers import FakeSource
 from PIL import Image
 
-from litcnn import prepare as module
 from litcnn.data import ImageData, ImageFolder, Stream
+from litcnn.data.sources import records
 from litcnn.prepare import prepare
 
 
@@ -63,7 +63,7 @@ def test_it_writes_a_stream_with_the_splits_of_the_data(capsys):
 
 
 def test_without_litdata_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
     source = FakeSource()
     with pytest.raises(ValueError, match=r'pip install "litcnn\[stream\]"'):
         prepare(ImageData(source), "stream")

@@ -195,7 +195,9 @@ class ImageClassifier(LightningModule):
         self._rate = checkpoint.get("rate", self._rate)
         self._plateau_state = checkpoint.get("plateau")
         self._schedule_states = checkpoint["lr_schedulers"]
-        self._restore_schedules()  # which are there already where weights are spread over processes
+        made = [self._plateau] if self._plateau else [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for schedule in made:  # they are there already where weights are spread over processes
+            self._restore(schedule)
 
     # Optimizer and schedule
 
@@ -210,20 +212,20 @@ class ImageClassifier(LightningModule):
             steps=lambda: int(self.trainer.estimated_stepping_batches),
             epochs=self._epochs_of_fit,
         )
+        self._restore(schedule)
         if isinstance(schedule, ReduceLROnPlateau):
             # Stepped here, not by Lightning, which forgets to step it in the epoch that a resumed run starts in.
             self._plateau = schedule
-            self._restore_schedules()
             return optimizer
-        for state in self._schedule_states:
-            check_length(schedule, state)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
-    def _restore_schedules(self) -> None:
-        if self._plateau is not None and self._plateau_state is not None:
-            self._plateau.load_state_dict(self._plateau_state)
-        for config, state in zip(self.trainer.lr_scheduler_configs, self._schedule_states, strict=False):
-            check_length(config.scheduler, state)
+    def _restore(self, schedule: Any) -> None:
+        """From the checkpoint, where there is one. Lightning restores what it steps, which only has to be as long."""
+        if not isinstance(schedule, ReduceLROnPlateau):
+            for state in self._schedule_states:
+                check_length(schedule, state)
+        elif self._plateau_state is not None:
+            schedule.load_state_dict(self._plateau_state)
 
     def on_train_start(self) -> None:
         for config in self.trainer.lr_scheduler_configs:

@@ -1,13 +1,13 @@
 """Data made ready ahead of a run: in the caches of its source, or written as a stream."""
 
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 from litcnn.callbacks.console import say
 from litcnn.data import ImageData
 from litcnn.data.sources import Split
+from litcnn.data.sources.records import check_litdata
 from litcnn.run import relative
 
 
@@ -22,8 +22,8 @@ def prepare(data: ImageData, to: str | None = None) -> None:
     Raises:
         ValueError, OSError: where the images cannot be had, or the stream cannot be written.
     """
-    if to is not None and find_spec("litdata") is None:
-        raise ValueError('a stream needs LitData: pip install "litcnn[stream]"')
+    if to is not None:
+        check_litdata()
     started = time.monotonic()
     data.prepare_data()
     parts = {split: part for split in get_args(Split) if (part := data.part(split)) is not None}

@@ -10,7 +10,7 @@ from litdata.streaming import Cache
 from streams import as_rows, data_of, everything, files, write
 
 from litcnn.data import BatchLoader, ImageData, Stream
-from litcnn.data.sources import stream
+from litcnn.data.sources import records, stream
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 
@@ -179,7 +179,7 @@ def test_a_shard_that_cannot_be_read(what, reason):
 
 
 def test_without_litdata(monkeypatch):
-    monkeypatch.setattr(stream, "find_spec", lambda name: None)
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'pip install "litcnn\[stream\]"'):
         Stream("stream").prepare()
 

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,17 @@ from torch import Tensor
 
 NEVER = 2**60  # bytes; LitData empties its cache beyond so many, under the hands of other processes
 ATTEMPTS = 8  # at a request, over half a minute; LitData would try a thousand times, without a word
+
+
+def is_remote(place: str) -> bool:
+    """Whether it is the address of an object store, and no folder."""
+    return re.match(r"[a-z0-9]{2,}:", place) is not None
+
+
+def check_litdata() -> None:
+    """Raises ValueError where LitData is not installed."""
+    if find_spec("litdata") is None:
+        raise ValueError('a stream needs LitData: pip install "litcnn[stream]"')
 
 
 class Records:
@@ -22,7 +34,7 @@ class Records:
     """
 
     def __init__(self, root: str, cache_dir: Path) -> None:
-        self.is_remote = re.match(r"[a-z0-9]{2,}:", root) is not None
+        self.is_remote = is_remote(root)
         self.root = root.rstrip("/") if self.is_remote else str(Path(root).expanduser())
         self.cache_dir = cache_dir
         self._datasets = threading.local()  # LitData's are not made for several threads

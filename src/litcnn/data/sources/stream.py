@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from threading import get_ident
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .base import Arrays, Source, Split
-from .records import Records
+from .records import Records, check_litdata
 from .shards import Shards
 
 CONTENTS = "contents"  # the folder, beside those of the splits, whose one record says what the stream holds
@@ -129,8 +128,7 @@ class Stream(Source):
         return Arrays(images, contents.labels_of(split), statistics=statistics)
 
     def _read_contents(self) -> Contents:
-        if find_spec("litdata") is None:
-            raise ValueError('a stream needs LitData: pip install "litcnn[stream]"')
+        check_litdata()
         if not self.records.is_remote and not (Path(self.root) / CONTENTS / "index.json").is_file():
             there = Path(self.root).exists()
             reason = "holds no stream, or one that is not finished" if there else "does not exist"

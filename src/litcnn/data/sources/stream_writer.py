@@ -1,7 +1,6 @@
 """Write a stream: shards of images as LitData reads them, in a folder or in S3, whole or not at all."""
 
 import errno
-import re
 import shutil
 import tempfile
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 from .base import Arrays
 from .histogram import histogram, moments
 from .progress import progress_bar
+from .records import is_remote
 from .stream import CONTENTS, Contents, Stream, label_type
 
 SHARD_BYTES = 2**24  # a download of a fifth of a second at 80 MB/s; 33 of them fit into half a gigabyte
@@ -104,7 +104,7 @@ def _shuffle(indices: np.ndarray, per_shard: int) -> np.ndarray:
 def _place(to: str, volume: int) -> "_Folder | _Bucket":
     if to.startswith("s3://"):
         return _Bucket(to)
-    if re.match(r"[a-z0-9]{2,}:", to):
+    if is_remote(to):
         raise ValueError(
             f"--to is {to}: a folder or s3://bucket/folder can be written; for another store write a folder, and copy "
             "it there with the store's own tool"
