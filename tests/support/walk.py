@@ -30,6 +30,8 @@ NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
     "python main.py fit --config configs/images.yaml --data.source litcnn.data.Stream": S3,
     "python benchmarks": "minutes to hours; tests/benchmarks runs the scripts on little",
+    "python -m cProfile": "a profile of benchmarks/loop.py, which tests/benchmarks runs",
+    "python main.py fit --config configs/digits.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python article.py": "downloads CIFAR-10; tests/docs/test_article.py runs it on digits",
     "python main.py demo": "serves until it is stopped: tests/e2e/test_demo.py",
     "python main.py export": "tests/e2e/test_export.py writes every format",
