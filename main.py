@@ -1,4 +1,4 @@
-from litcnn.cli import main
+from litengine.cli import main
 
 if __name__ == "__main__":
     main()

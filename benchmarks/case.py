@@ -19,12 +19,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from litcnn.run import read_state
+from litengine.training.run_directory import read_state
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
 BASE = [
-    "--config", str(ROOT / "configs/cnn.yaml"), "--data.source", "litcnn.data.Digits", "--data.batch_size", "16",
+    "--config", str(ROOT / "configs/cnn.yaml"), "--data.source", "litengine.data.Digits", "--data.batch_size", "16",
     "--data.val_fraction", "0.5", "--trainer.max_epochs", "3", "--trainer.limit_train_batches", "30",
     "--trainer.log_every_n_steps", "2", "--model.network.init_args.widths", "[8, 8]",
     "--model.network.init_args.hidden", "16", "--checkpoints.every_n_minutes", "0.005",

@@ -6,7 +6,7 @@
 Both sides hold all images in memory, decoded to uint8, and give shuffled, normalised float32 batches (N, 3, 32, 32),
 padded by 4 pixels, randomly cropped and mirrored. Theirs: a PIL image each, RandomCrop(32, padding=4),
 RandomHorizontalFlip, ToTensor, Normalize, collated by 2 worker processes that stay from epoch to epoch. Ours:
-litcnn.data.BatchLoader with RandomCrop and RandomFlip, then the classifier's Normalize, in this process. An epoch of
+litengine.data.BatchLoader with RandomCrop and RandomFlip, then the classifier's Normalize, in this process. An epoch of
 each in turns; starting the workers is not counted.
 """
 
@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from litcnn.classifier import Normalize
-from litcnn.data import Arrays, BatchLoader, ImageFolder, RandomCrop, RandomFlip
+from litcnn.model import Normalize
+from litcnn.augment import RandomCrop, RandomFlip
+from litengine.data import Arrays, BatchLoader, ImageFolder
 
 WORKERS = 2
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]

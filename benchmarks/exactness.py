@@ -2,7 +2,7 @@
 
     python benchmarks/exactness.py
 
-A checkpoint: the article's CNN with Adam, written by litcnn.checkpoint.CheckpointFiles (same directory, flushed,
+A checkpoint: the article's CNN with Adam, written by litengine.training.checkpoint_files.CheckpointFiles (same directory, flushed,
 checked, previous one kept) and by Lightning's TorchCheckpointIO, in turns. A step: a fit of one linear layer, so that
 hardly anything else is measured, with and without ExactResume, StopOnSignal and Checkpoints, in turns.
 """
@@ -21,8 +21,8 @@ from loop import Linear, as_a_user_sees_it, device, run_stock
 from machine import alternate, arguments, describe, middle, publish, ratio
 from torch.utils.data import DataLoader, TensorDataset
 
-from litcnn.callbacks import Checkpoints, ExactResume, StopOnSignal
-from litcnn.checkpoint import CheckpointFiles
+from litengine.training import Checkpoints, ExactResume, StopOnSignal
+from litengine.training.checkpoint_files import CheckpointFiles
 from litcnn.networks import CNN
 
 BATCH = 16

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from litcnn.classifier import ImageClassifier
-from litcnn.cli.trainer import CLI
-from litcnn.data import Arrays, ImageData, Source
-from litcnn.optim import make_schedule, parameter_groups
+from litcnn.model import ImageClassifier
+from litengine.cli.trainer import CLI
+from litcnn.data import ImageData
+from litengine.data import Arrays, Source
+from litengine.optim import make_schedule, parameter_groups
 
 TINY = [  # settings of a fit that takes no time, for tests
     "--data.source", "loop.RandomPixels", "--data.source.train", "200", "--data.source.test", "50",

@@ -35,11 +35,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import litcnn
-from litcnn.cli import main as litcnn_main
-from litcnn.data.sources.find import find_images
-from litcnn.export import export
+from litengine.cli import main as litcnn_main
+from litengine.data.sources.find import find_images
+from litengine.export import export
 from litcnn.networks import CNN
-from litcnn.predict import predict
+from litengine.inference.predict import predict
 
 WORKERS = 2
 SIZE = 32
@@ -116,7 +116,7 @@ def make_files(folder: str, count: int) -> None:
 def make_checkpoint() -> dict[str, Any]:
     """best.ckpt in the working directory, and its content."""
     configs = ["--config", str(ROOT / "configs/cnn.yaml"), "--config", str(ROOT / "configs/with/debug.yaml")]
-    litcnn_main(["fit", *configs, "--data.source", "litcnn.data.Digits", "--trainer.precision", "32-true"])
+    litcnn_main(["fit", *configs, "--data.source", "litengine.data.Digits", "--trainer.precision", "32-true"])
     content: dict[str, Any] = torch.load("best.ckpt", weights_only=True)
     return content
 

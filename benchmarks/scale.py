@@ -7,7 +7,7 @@ Generated JPEG files in ten folders, twice as large a side as the images made of
 its own and one after the other:
 
 - fill the cache: what `prepare` does: as many processes as there are cores decode the files into one array on the disk
-- memory-mapped epoch: litcnn.data.BatchLoader over that array, shuffled, batches of 128, RandomCrop and RandomFlip
+- memory-mapped epoch: litengine.data.BatchLoader over that array, shuffled, batches of 128, RandomCrop and RandomFlip
 - write a stream: what `prepare --to FOLDER` does after that
 - streamed epoch: the same batches from the shards in that folder
 
@@ -33,8 +33,10 @@ import torch
 from machine import absolute, arguments, describe, publish
 from PIL import Image
 
-from litcnn.data import BatchLoader, ImageData, ImageFolder, RandomCrop, RandomFlip, Source, Stream
-from litcnn.prepare import prepare
+from litcnn.augment import RandomCrop, RandomFlip
+from litcnn.data import ImageData
+from litengine.data import BatchLoader, ImageFolder, Source, Stream
+from litengine.cli.prepare_data import prepare
 
 FILES, STREAM = "files", "stream"
 MILLION = 1_000_000

@@ -26,7 +26,7 @@ import torch
 from loop import TINY, Bare, Linear, Program, RandomPixels, Timing, as_a_user_sees_it, device, run, run_stock
 from machine import ROOT, alternate, arguments, describe, middle, publish, ratio
 
-from litcnn.data import BatchLoader
+from litengine.data import BatchLoader
 
 SIDES = {"program": Program, "bare": Bare}
 PART = {"fast": 8, "cnn": 60}  # of an epoch: batches on a CPU

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from litcnn.cli import VERBS
+from litengine.cli import VERBS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src/litcnn"
@@ -65,7 +65,7 @@ def test_parts_of_the_data_know_each_other_in_one_direction(part: str) -> None:
     files = [
         f for f in (SOURCE / "data").rglob("*.py") if f.relative_to(SOURCE / "data").parts[0] in (part, f"{part}.py")
     ]
-    names = {name for file in files for name, _ in imports(file) if name.startswith("litcnn.data.")}
+    names = {name for file in files for name, _ in imports(file) if name.startswith("litengine.data.")}
     assert files and {name.split(".")[2] for name in names} & (set(DATA) - {part}) == DATA[part]
 
 
@@ -89,7 +89,7 @@ def test_an_import_in_a_function_is_not_at_once(tmp_path: Path) -> None:
         "def draw():\n    import matplotlib.pyplot\n"
     )
     found = dict(imports(file))
-    assert found == {"typing.TYPE_CHECKING": True, "wandb": True, "litcnn.run": True, "matplotlib.pyplot": False}
+    assert found == {"typing.TYPE_CHECKING": True, "wandb": True, "litengine.training.run_directory": True, "matplotlib.pyplot": False}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

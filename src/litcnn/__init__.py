@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litcnn.inference import Prediction, Predictor, load
+    from litengine.inference.predictor import Prediction, Predictor, load
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "load"]
@@ -11,7 +11,7 @@ __all__ = ["Prediction", "Predictor", "load"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # torch is imported only now: `--version` needs none
-        from litcnn import inference
+        from litengine.inference import predictor as inference
 
         return getattr(inference, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

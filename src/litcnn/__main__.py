@@ -1,3 +1,3 @@
-from litcnn.cli import main
+from litengine.cli import main
 
 main()

@@ -8,8 +8,8 @@ from loop import TINY, Bare, Linear, Program, Watch, run_stock
 from machine import ROOT
 from torch import Tensor
 
-from litcnn.classifier import ImageClassifier
-from litcnn.data import BatchLoader
+from litcnn.model import ImageClassifier
+from litengine.data import BatchLoader
 
 SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0", "--trainer.precision", "32-true"]
 WHITENED = ["fit", "--config", str(ROOT / "configs/fast.yaml"), *TINY, *SHORT]

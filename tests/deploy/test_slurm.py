@@ -16,14 +16,14 @@ from outcome import digest
 from processes import together
 from slurm_cluster import cluster, why_not
 
-from litcnn.cli import main
-from litcnn.run import read_state
+from litengine.cli import main
+from litengine.training.run_directory import read_state
 
 HOUSE = Path(__file__).parents[2]
 SCRIPT = HOUSE / "deploy/slurm.sbatch"
 HERE = ["--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0", "--cpus-per-task=1", "--time=10"]
 FIT = [
-    "--config", "configs/with/no_tracker.yaml", "--data.source", "litcnn.data.Digits", "--data.batch_size", "33",
+    "--config", "configs/with/no_tracker.yaml", "--data.source", "litengine.data.Digits", "--data.batch_size", "33",
     "--model.network", "plain.Plain", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.init_args.lr", "0.05",
     "--trainer.limit_train_batches", "10", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "5",
     "--trainer.max_epochs", "40", "--trainer.enable_model_summary", "false",

@@ -78,7 +78,7 @@ def test_its_command_trains_on_two_machines() -> None:
         Path(name).symlink_to(HOUSE / name)
     script = script.replace("--trainer.devices 4", "") + (
         " --trainer.devices 1 --trainer.max_epochs 1 --trainer.limit_train_batches 3 --trainer.limit_val_batches 1"
-        " --trainer.logger false --data.source litcnn.data.Digits --model.network.init_args.widths [4,4]"
+        " --trainer.logger false --data.source litengine.data.Digits --model.network.init_args.widths [4,4]"
     )
     address = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_MASTER_ADDR": "127.0.0.1"}
     environment = {**os.environ, **address, "PET_MASTER_PORT": str(free_port())}

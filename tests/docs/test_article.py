@@ -14,8 +14,8 @@ from pages import ROOT, blocks
 from PIL import Image
 from torch import nn
 
-from litcnn.cli.trainer import CLI
-from litcnn.data import Digits
+from litengine.cli.trainer import CLI
+from litengine.data import Digits
 
 CONFIG = ROOT / "configs/cnn.yaml"
 
@@ -97,8 +97,8 @@ def test_its_settings_are_those_of_the_config(article: dict[str, Any]) -> None:
     assert given == {name: getattr(schedule, name) for name in given} and len(given) == 3
     text = Path("article.py").read_text()
     assert [augment["class_path"] for augment in data["augment"]] == [
-        "litcnn.data.RandomCrop",
-        "litcnn.data.RandomFlip",
+        "litcnn.augment.RandomCrop",
+        "litcnn.augment.RandomFlip",
     ]
     assert f"RandomCrop(32, padding={data['augment'][0]['init_args']['padding']})" in text
     assert f"clip_grad_norm_(network.parameters(), {trainer['gradient_clip_val']})" in text
@@ -108,7 +108,7 @@ def test_its_settings_are_those_of_the_config(article: dict[str, Any]) -> None:
 def test_both_learn_the_same_from_the_same_batches(article: dict[str, Any]) -> None:
     steps = 3
     arguments = [
-        "fit", "--config", str(CONFIG), "--data.source", "litcnn.data.Digits", "--data.augment", "[]",
+        "fit", "--config", str(CONFIG), "--data.source", "litengine.data.Digits", "--data.augment", "[]",
         "--data.batch_size", "16", "--trainer.limit_train_batches", str(steps), "--trainer.limit_val_batches", "1",
         "--trainer.max_epochs", "1", "--trainer.precision", "32-true", "--trainer.logger", "false",
         "--model.channels_last", "false",  # else convolutions round otherwise, and Adam makes much of that

@@ -18,9 +18,10 @@ from pages import ROOT, blocks, commands, pages
 from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, reason_not_to_run, skipped, write_files
 
 import litcnn
-from litcnn import cli
-from litcnn.data import Digits, ImageData
-from litcnn.run import runs_in
+from litengine import cli
+from litcnn.data import ImageData
+from litengine.data import Digits
+from litengine.training.run_directory import runs_in
 
 README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
 LANGUAGES = {"commands", "python", "yaml"}

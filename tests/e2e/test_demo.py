@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import litcnn
-from litcnn.cli import main
-from litcnn.data import Digits
+from litengine.cli import main
+from litengine.data import Digits
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import litcnn
-from litcnn.cli import main
-from litcnn.data import Digits
+from litengine.cli import main
+from litengine.data import Digits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from processes import free_port, together
 
-from litcnn.cli import main
-from litcnn.run import read_state
+from litengine.cli import main
+from litengine.training.run_directory import read_state
 
 HOUSE = Path(__file__).parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 FIT = [
     str(HOUSE / "main.py"), "fit", "--config", str(HOUSE / "configs/with/ddp.yaml"), "--name", "many",
-    "--data.source", "litcnn.data.Digits", "--data.batch_size", "32", "--model.network.init_args.widths", "[4, 4]",
+    "--data.source", "litengine.data.Digits", "--data.batch_size", "32", "--model.network.init_args.widths", "[4, 4]",
     "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "6", "--trainer.limit_val_batches", "2",
     "--trainer.log_every_n_steps", "2", "--trainer.max_epochs", "1", "--trainer.enable_model_summary", "false",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from litcnn.data import ImageFolder
+from litengine.data import ImageFolder
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 IMAGES, SIZE = 3200, 512
@@ -68,7 +68,7 @@ def test_a_folder_of_three_times_the_memory_is_trained_on(monkeypatch: pytest.Mo
         path = Path("pictures", "ab"[number % 2], f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setattr("litcnn.data.sources.folder.decode_files", sparse_decode)
+    monkeypatch.setattr("litengine.data.sources.folder.decode_files", sparse_decode)
     source = ImageFolder("pictures", SIZE, test_fraction=0)
     source.prepare()
     train = source.load("train")
@@ -76,7 +76,7 @@ def test_a_folder_of_three_times_the_memory_is_trained_on(monkeypatch: pytest.Mo
 
     Path("pooled.py").write_text(POOLED)
     fit = [
-        "fit", "--config", str(CONFIGS / "with/no_tracker.yaml"), "--data.source", "litcnn.data.ImageFolder",
+        "fit", "--config", str(CONFIGS / "with/no_tracker.yaml"), "--data.source", "litengine.data.ImageFolder",
         "--data.source.root", "pictures", "--data.source.image_size", str(SIZE), "--data.source.test_fraction", "0",
         "--data.batch_size", "8", "--data.mean", "[0.5, 0.5, 0.5]", "--data.std", "[0.25, 0.25, 0.25]",
         "--model.network", "pooled.Pooled", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1",

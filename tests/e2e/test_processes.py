@@ -15,11 +15,12 @@ from processes import StopAfter, together
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from litcnn.callbacks import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
-from litcnn.checkpoint import CheckpointFiles
-from litcnn.classifier import ImageClassifier
-from litcnn.data import ImageData, RandomCrop, RandomFlip
-from litcnn.loggers import CSVMetrics
+from litengine.training import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
+from litengine.training.checkpoint_files import CheckpointFiles
+from litcnn.model import ImageClassifier
+from litcnn.augment import RandomCrop, RandomFlip
+from litcnn.data import ImageData
+from litengine.loggers import CSVMetrics
 
 
 class Steps(Callback):

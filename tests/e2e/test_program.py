@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from wandb_file import WandbFile, find
 
-from litcnn.cli import main
+from litengine.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = ["--config", str(CONFIGS / "digits.yaml")]
@@ -117,7 +117,7 @@ def test_a_checkpoint_of_another_network_is_named(here: Path, capsys: pytest.Cap
 
 def test_data_with_other_classes_is_refused(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_images(tmp_path / "images")
-    source = ["--data.source", "litcnn.data.ImageFolder", "--data.source.root", str(tmp_path / "images")]
+    source = ["--data.source", "litengine.data.ImageFolder", "--data.source.root", str(tmp_path / "images")]
     with pytest.raises(SystemExit) as stopped:
         main(["test", "--ckpt_path", "best.ckpt", *source])
     assert stopped.value.code == 2
@@ -154,7 +154,7 @@ def test_every_shipped_config_trains(config: str, tmp_path: Path) -> None:
     source = {
         "digits.yaml": [],
         "images.yaml": ["--data.source.init_args.root", str(tmp_path / "images")],
-    }.get(config, ["--data.source", "litcnn.data.Digits"])  # theirs would have to be downloaded
+    }.get(config, ["--data.source", "litengine.data.Digits"])  # theirs would have to be downloaded
     few = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--data.batch_size", "16"]
     main(["fit", "--config", str(CONFIGS / config), *NO_TRACKER, *source, *few, "--trainer.max_epochs", "1"])
     run = only_run(tmp_path)
@@ -294,7 +294,7 @@ def test_16_bit_precision_gives_way_on_a_cpu(
 
 def test_a_class_in_place_of_another_starts_from_its_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     """jsonargparse would hand on what has the same name: the CNN's widths, Adam's decay, which nobody asked for."""
-    network = ["--model.network", "litcnn.networks.WhitenedCNN", "--model.optimizer", "litcnn.optim.Muon"]
+    network = ["--model.network", "litcnn.networks.WhitenedCNN", "--model.optimizer", "litengine.optim.Muon"]
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(CONFIGS / "images.yaml"), *network, "--print_config"])
     model = yaml.safe_load(capsys.readouterr().out)["model"]

@@ -14,15 +14,15 @@ import pytest
 import torch
 from outcome import outcome
 
-from litcnn.callbacks import Checkpoints
-from litcnn.cli import main
-from litcnn.run import read_state
+from litengine.training import Checkpoints
+from litengine.cli import main
+from litengine.training.run_directory import read_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHORT = [
     "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
     "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "2",
-    "--data.source", "litcnn.data.Digits", "--model.network.init_args.widths", "[8, 8]",
+    "--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[8, 8]",
 ]  # fmt: skip
 ARTICLE = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16"]
 

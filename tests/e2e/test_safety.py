@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from litcnn.cli import main
+from litengine.cli import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [

@@ -17,17 +17,19 @@ from outcome import outcome
 from plain import Plain
 from processes import together
 
-from litcnn.callbacks import Checkpoints
-from litcnn.classifier import ImageClassifier
-from litcnn.cli import main
-from litcnn.data import ImageData, RandomCrop, RandomFlip, Stream
-from litcnn.data.sources import stream_writer
-from litcnn.prepare import prepare
+from litengine.training import Checkpoints
+from litcnn.model import ImageClassifier
+from litengine.cli import main
+from litcnn.augment import RandomCrop, RandomFlip
+from litcnn.data import ImageData
+from litengine.data import Stream
+from litengine.data.sources import stream_writer
+from litengine.cli.prepare_data import prepare
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIT = [
     "fit", "--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "with/no_tracker.yaml"),
-    "--data.source", "litcnn.data.Stream", "--data.batch_size", "32", "--trainer.max_epochs", "2",
+    "--data.source", "litengine.data.Stream", "--data.batch_size", "32", "--trainer.max_epochs", "2",
     "--model.network.init_args.widths", "[8, 8]", "--trainer.log_every_n_steps", "2",
 ]  # fmt: skip
 

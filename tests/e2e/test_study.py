@@ -19,8 +19,8 @@ from outcome import outcome
 from wandb import wandb_agent
 from wandb_file import WandbFile, find
 
-from litcnn.cli import main
-from litcnn.study import locks, run_verb
+from litengine.cli import main
+from litengine.study import locks, run_verb
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEP = CONFIGS / "sweep.yaml"

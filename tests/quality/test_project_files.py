@@ -168,7 +168,7 @@ def test_scripts_are_bash() -> None:
 @pytest.mark.parametrize("category", [DeprecationWarning, FutureWarning, PendingDeprecationWarning])
 def test_a_warning_of_what_will_go_is_an_error_in_our_code_only(category: type[Warning]) -> None:
     with pytest.raises(category):
-        warnings.warn_explicit("old", category, "module.py", 1, module="litcnn.data.module")
+        warnings.warn_explicit("old", category, "module.py", 1, module="litengine.datamodule")
     with warnings.catch_warnings(record=True) as caught:
         warnings.warn_explicit("old", category, "module.py", 1, module="torch.nn")
     assert len(caught) == 1

@@ -8,8 +8,9 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from litcnn.data import Arrays, ImageData, Source
-from litcnn.data.sources import Split
+from litcnn.data import ImageData
+from litengine.data import Arrays, Source
+from litengine.data.sources import Split
 
 
 class FakeSource(Source):

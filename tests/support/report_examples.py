@@ -2,7 +2,7 @@
 
 import torch
 
-from litcnn.report import Results
+from litengine.report import Results
 
 ODD = ['<b>a</b> & "b"', "$x_1$", "猫 кошка 😀", "a" * 300, "two\nlines\x07\udcff"]  # names of classes
 

@@ -11,8 +11,8 @@ import torch
 from helpers import FakeSource
 
 from litcnn.data import ImageData
-from litcnn.data.sources import stream, stream_writer
-from litcnn.data.sources.stream_writer import write_stream
+from litengine.data.sources import stream, stream_writer
+from litengine.data.sources.stream_writer import write_stream
 
 
 def data_of(train=(40, 30, 35), test=(5, 5, 5), **options) -> ImageData:

@@ -20,15 +20,15 @@ from lightning.pytorch import Callback
 from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
 
-from litcnn import cli
-from litcnn.data import Digits
-from litcnn.run import runs_in
+from litengine import cli
+from litengine.data import Digits
+from litengine.training.run_directory import runs_in
 
 S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
 # Commands that are not run, by their first words; of several that fit, the longest counts.
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
-    "python main.py fit --config configs/images.yaml --data.source litcnn.data.Stream": S3,
+    "python main.py fit --config configs/images.yaml --data.source litengine.data.Stream": S3,
     "python benchmarks": "minutes to hours; tests/benchmarks runs the scripts on little",
     "python -m cProfile": "a profile of benchmarks/loop.py, which tests/benchmarks runs",
     "python main.py fit --config configs/digits.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
@@ -43,7 +43,7 @@ NOT_RUN = {
     "deploy/container.sh": "builds an image, for a quarter of an hour",
     "sbatch": "needs SLURM: tests/deploy/test_slurm.py",
     "torchrun": "several machines: tests/e2e/test_launchers.py",
-    "python -m litcnn.cli.completion": "tests/cli/test_completion.py",
+    "python -m litengine.cli.completion": "tests/cli/test_completion.py",
     "mkdir": "of the shell",
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
@@ -163,7 +163,7 @@ class Walk:
                 rest[rest.index(option) + 1] = value
         rest += SMALL.get(verb, [])
         if any(config in rest for config in CIFAR10) and "--data.source" not in rest:
-            rest += ["--data.source", "litcnn.data.Digits"]
+            rest += ["--data.source", "litengine.data.Digits"]
         if "--resume" in rest and (wanted := rest[rest.index("--resume") + 1]) != "auto":
             interrupt(wanted)
             rest = ["--resume", wanted]

@@ -1,8 +1,0 @@
-"""What a test shows of a classifier: numbers, pictures, and a page that holds both.
-
-`pictures` and `page` need matplotlib and jinja2; import them where they are used.
-"""
-
-from litcnn.report.metrics import ClassScores, Confusion, Results, ranked
-
-__all__ = ["ClassScores", "Confusion", "Results", "ranked"]

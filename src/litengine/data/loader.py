@@ -1,0 +1,181 @@
+"""The batch loader: whole batches of uint8 images, in an order that is a function of (seed, epoch, batch)."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from litengine.data.augment import Augment, Draw
+from litengine.data.sources.shards import Shards
+
+Batch = tuple[Tensor, Tensor]
+Place = tuple[int, int]
+
+
+class BatchLoader:
+    """Yields (images uint8 (n, C, H, W), labels int64 (n,)) on `device`; a sized iterable that any Trainer takes.
+
+    Nothing here is done image by image: a batch is one gather from the arrays, one copy to the device, and the
+    augmentation of the whole batch there. Of several processes each gets its slice of the *same* batches: no image is
+    padded or counted twice.
+
+    The arrays may lie on the device already: then nothing but indices is copied. Else, with `prefetch`, one thread
+    makes the next batches while this one is trained on; on a GPU in a stream of its own. It is one thread: images that
+    are read from a disk slower than the network takes them keep it waiting.
+
+    Args:
+        images, labels: uint8 (N, C, H, W) and int64 (N,), in memory, memory-mapped, or on `device`; images in shards
+            too, which have an order of their own.
+        batch_size: images a step, over all processes together.
+        indices: int64, the images to use (a split); all by default.
+        shuffle: a new order every epoch; else the order of `indices`.
+        augment: random changes, one after the other.
+        seed: of order and augmentation.
+        device: where the batches are wanted.
+        rank, world_size: this process among all.
+        place: asked once at the start of an iteration: (epoch, first batch), so that a resumed run goes on in the
+            middle of an epoch.
+        prefetch: batches that a background thread makes ahead of the one in use; 0 for no thread. What goes wrong in
+            it is raised where the batch is asked for, and it ends with the iterator.
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Shards,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        indices: np.ndarray | None = None,
+        shuffle: bool = False,
+        augment: Sequence[Augment] = (),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        place: Callable[[], Place] = lambda: (0, 0),
+        prefetch: int = 0,
+    ) -> None:
+        self.images = images
+        self.labels = labels
+        self.batch_size = batch_size
+        self.indices = np.arange(len(labels)) if indices is None else indices
+        self.shuffle = shuffle
+        self.augment = augment
+        self.seed = seed
+        self.device = torch.device(device)
+        self.rank = rank
+        self.world_size = world_size
+        self.place = place
+        self.prefetch = prefetch
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: `place` is asked at the first batch, not when the Trainer makes the iterator, which on a
+        # resumed run is before it knows the epoch.
+        epoch, start = self.place()
+        order = self.order(epoch)
+        if isinstance(self.images, Shards) and start < len(self):
+            self.images.expect(np.concatenate([self.chosen(order, number) for number in range(start, len(self))]))
+        if self.prefetch:
+            yield from self._prefetched(order, epoch, start)
+        else:
+            for number in range(start, len(self)):
+                yield self.batch(order, epoch, number)
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: `place` tells where to go on. It is here because Lightning takes loaders without one for such as
+        cannot be resumed."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None: ...
+
+    def order(self, epoch: int) -> np.ndarray:
+        """int64: the indices of all images in the order of this epoch."""
+        if not self.shuffle:
+            return self.indices
+        generator = np.random.default_rng((self.seed, epoch))
+        if isinstance(self.images, Shards):
+            return self.images.order(self.indices, generator, self.batch_size)
+        return generator.permutation(self.indices)
+
+    def chosen(self, order: np.ndarray, number: int) -> np.ndarray:
+        """int64 (n,): which images of the arrays this process's slice of batch `number` holds."""
+        whole = self._whole(order, number)
+        return whole[self._slice(len(whole))]
+
+    def batch(self, order: np.ndarray, epoch: int, number: int) -> Batch:
+        """Batch `number` of the epoch, by itself: this process's slice of it."""
+        size = len(self._whole(order, number))
+        chosen = self.chosen(order, number)
+        index = torch.from_numpy(chosen)
+        images, labels = self._gather(self.images, index), self._gather(self.labels, index)
+        draw = Draw(self.seed, epoch, number, size, self._slice(size), chosen, self.device)
+        for augment in self.augment:
+            images = augment(images, draw)
+        return images, labels
+
+    def is_repeated(self, number: int) -> bool:
+        """Whether batch `number` has fewer images than there are processes, so that all train on all of them."""
+        size = min(self.batch_size, len(self.indices) - number * self.batch_size)
+        return self.shuffle and size < self.world_size
+
+    def _whole(self, order: np.ndarray, number: int) -> np.ndarray:
+        return order[number * self.batch_size : (number + 1) * self.batch_size]
+
+    def _slice(self, size: int) -> slice:
+        """Which images of a global batch of this size are this process's. Where there are fewer than processes, all
+        train on all of them: no network can be trained on none, and the mean of their gradients is the same."""
+        if self.shuffle and size < self.world_size:
+            return slice(0, size)
+        return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
+
+    def _gather(self, array: Tensor | Shards, index: Tensor) -> Tensor:
+        """These rows, on the device."""
+        if isinstance(array, Tensor) and array.device.type == self.device.type:
+            return array.index_select(0, index.to(array.device, non_blocking=True))
+        # uint8: a quarter of the bytes of float32 to move; from pinned memory they move while the GPU computes
+        pinned = self.device.type == "cuda"
+        rows = torch.empty((len(index), *array.shape[1:]), dtype=array.dtype, pin_memory=pinned)
+        if isinstance(array, Tensor):
+            torch.index_select(array, 0, index, out=rows)
+        else:
+            array.gather(index.numpy(), rows)
+        return rows.to(self.device, non_blocking=pinned)
+
+    def _prefetched(self, order: np.ndarray, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches from `start` on, made ahead by a thread."""
+        # a stream of its own, or copying and augmenting would wait for the training steps queued before them
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+        def begin() -> None:
+            if stream:
+                torch.cuda.set_stream(stream)  # and its GPU: each thread begins on GPU 0
+
+        def make(number: int) -> tuple[Batch, torch.cuda.Event | None]:
+            return self.batch(order, epoch, number), stream.record_event() if stream else None
+
+        thread = ThreadPoolExecutor(1, "batches", begin)
+        pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+        try:
+            for number in range(start, len(self) + self.prefetch):
+                if number < len(self):
+                    pending.append(thread.submit(make, number))
+                if number == len(self) - 1:
+                    thread.shutdown(wait=False)  # once these are made: after the last batch nobody comes back here
+                if number < start + self.prefetch:
+                    continue
+                batch, made = pending.popleft().result()
+                if made:
+                    training = torch.cuda.current_stream(self.device)
+                    training.wait_event(made)
+                    for tensor in batch:
+                        tensor.record_stream(training)  # or its memory is given to a next batch while still in use
+                yield batch
+        finally:
+            # without waiting: it may be the thread itself that collects a forgotten iterator
+            thread.shutdown(wait=False, cancel_futures=True)

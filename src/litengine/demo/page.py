@@ -1,0 +1,102 @@
+"""The web page: an image in, its classes and two pictures out."""
+
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import gradio
+
+    from litengine.inference.predictor import Predictor
+
+CLASSES = 10  # shown at most
+SIZE = 320  # pixels, of the pictures: a whole multiple of the image size below it
+FORGET = (30, 120)  # every so many seconds, files older than so many seconds
+CSS = """
+.litcnn-head p {margin-top: 0}
+.litcnn-upload .image-frame img {width: 100%; height: 100%; object-fit: contain}
+.litcnn-classes .output-class {padding: 0 0 .5rem}
+.litcnn-classes .confidence-set {margin-bottom: .1rem}
+.litcnn-picture img {image-rendering: pixelated}
+.litcnn-picture [data-testid=block-label] {position: static; width: 100%; border-width: 0 0 1px; border-radius: 0}
+.litcnn-picture [data-testid=block-label] {white-space: nowrap; overflow: hidden}
+.litcnn-picture .icon-button-wrapper {display: none}
+.gallery-item img, .gallery-item .container {width: 3rem; height: 3rem}
+"""
+
+
+def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Path) -> "gradio.Blocks":
+    """The page, not yet served.
+
+    Args:
+        predictor: what classifies.
+        name: the title.
+        examples: image files to try, in `folder`.
+        folder: where Gradio keeps uploads: only files in it are classified.
+    """
+    import gradio as gr
+    import numpy as np
+    import torch
+    from torch.nn.functional import interpolate
+
+    from litengine.inference.saliency import overlay, saliency
+
+    zoom = max(1, SIZE // predictor.image_size)
+
+    def classify(upload: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+        if upload is None:
+            return None, None, None
+        path = Path(upload["path"]).resolve()
+        if not path.is_relative_to(folder):  # a request that was not made by the page may name any file
+            raise gr.Error("This image was not uploaded here.", print_exception=False)
+        try:
+            image = predictor.prepare(path)
+        except (ValueError, OSError) as error:
+            said = str(error).replace(str(path), path.name)
+            raise gr.Error(said, duration=None, print_exception=False) from error
+        prediction = predictor.predict(image)
+        heat = torch.from_numpy(saliency(predictor.classifier, image))
+        heat = interpolate(heat[None, None], scale_factor=zoom, mode="bilinear")[0, 0]
+        large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (3, size, size) -> (3, zoom * size, zoom * size)
+        return (
+            dict(prediction.top(CLASSES)),
+            np.moveaxis(large, 0, 2),
+            gr.update(value=overlay(large, heat.numpy()), label=f"Speaks for {prediction.label}"),
+        )
+
+    page: gradio.Blocks
+    with gr.Blocks(title=f"{name} · LitCNN", analytics_enabled=False, delete_cache=FORGET) as page:
+        gr.Markdown(f"<h1>{escape(name)}</h1><p>{escape(describe(predictor))}</p>", elem_classes="litcnn-head")
+        with gr.Row():
+            with gr.Column(min_width=300):
+                image = gr.Image(
+                    label="Drop an image, or paste one",
+                    sources=["upload", "clipboard"],
+                    height=260,
+                    buttons=[],
+                    elem_classes="litcnn-upload",
+                )
+                if examples:
+                    gr.Examples(examples, image, label="Test images", api_visibility="private", cache_examples=False)
+            with gr.Column(min_width=300):
+                classes = gr.Label(label="Classes", elem_classes="litcnn-classes")
+                with gr.Row():
+                    look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": [], "min_width": 140}
+                    seen = gr.Image(label="What it sees", elem_classes="litcnn-picture", **look)
+                    speaks = gr.Image(label="Speaks for it", elem_classes="litcnn-picture", **look)
+        # preprocess=False: Gradio would open the file, and may decode it, before it is known to be no bomb
+        answer = image.change(
+            classify, image, [classes, seen, speaks], preprocess=False, concurrency_limit=1, api_visibility="private"
+        )
+        answer.failure(lambda: None, outputs=image, api_visibility="private")
+    return page
+
+
+def describe(predictor: "Predictor") -> str:
+    """What the model is, in a line."""
+    network, size, names = predictor.classifier.network, predictor.image_size, predictor.class_names
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    listed = ", ".join([*names[:CLASSES], "…"] if len(names) > CLASSES else names)
+    return (
+        f"{type(network).__name__}, {parameters:,} parameters · {size}x{size} pixels · {len(names)} classes: {listed}"
+    )

@@ -1,0 +1,200 @@
+"""The verb `export`: a checkpoint as a file that runs without this project, or without torch."""
+
+import os
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from litcnn import __version__
+from litengine.training import run_directory as run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from litengine.inference.predictor import Predictor
+
+BATCH = 64
+
+
+class Format(NamedTuple):
+    """What a file of this format is called, needs to be written, and is used by."""
+
+    suffix: str
+    packages: tuple[str, ...]
+    use: str
+
+
+FORMATS = {
+    "onnx": Format(
+        ".onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+        'onnxruntime.InferenceSession("{path}").run(None, {{"images": images}})',
+    ),
+    "torch": Format(".pt2", (), 'torch.export.load("{path}").module()(images)'),
+    "safetensors": Format(".safetensors", ("safetensors",), 'safetensors.torch.load_file("{path}")'),
+}
+
+
+class Written(NamedTuple):
+    """The files, the main one first; a word on them; the largest difference of a probability from the checkpoint's."""
+
+    files: list[Path]
+    detail: str
+    difference: float
+
+
+def export(
+    ckpt_path: str,
+    format: Literal["onnx", "torch", "safetensors"] = "onnx",
+    output: str | None = None,
+    images: list[str] = [],  # noqa: B006 (only read)
+    tolerance: float = 1e-4,
+    trust: list[str] = [],  # noqa: B006
+) -> Path:
+    """Write a checkpoint as ONNX, torch.export or safetensors.
+
+    The file is loaded again and compared with the checkpoint on real images: it is kept only where both give the same
+    probabilities.
+
+    Args:
+        ckpt_path: The checkpoint, such as best.ckpt.
+        format: onnx, or torch for a .pt2 of torch.export, are the whole way from uint8 images to probabilities, with
+            normalisation and test-time augmentation inside, for batches of any size; safetensors are the bare weights,
+            with the settings as JSON beside them.
+        output: The file to write; by default in export/ of the checkpoint's run, or else beside the checkpoint.
+        images: Image files, folders and globs to compare on, of which at most 200 are taken; by default validation
+            images of the checkpoint's own data.
+        tolerance: Largest difference of a probability, 0 to 1. The default is a hundred times what sums in another
+            order make of float32, and a hundredth of what a wrong mean or layer does.
+        trust: Packages that the checkpoint may name too, those of your own network.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError, OSError: where a package is missing, the checkpoint cannot be used, the network cannot be exported,
+            or the file differs or cannot be written. An older file is then as it was.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: {', '.join(FORMATS)} are there")
+    if missing := [package for package in FORMATS[format].packages if find_spec(package) is None]:
+        raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install "litcnn[export]"')
+    if not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance is {tolerance}: a difference of probabilities is needed, such as 0.0001")
+    target = _target(ckpt_path, format, output)
+
+    import rich
+    from rich.text import Text  # plain: in a path, [bold] is no markup
+
+    from litengine.training import say
+    from litengine.export.images import real_images
+    from litengine.inference.predictor import load
+    from litengine.inference.safe_config import read_trusted
+
+    content = read_trusted(ckpt_path, trust)
+    predictor = load(ckpt_path, "cpu", trust)  # a GPU rounds differently
+    pixels, described = real_images(predictor, content["config"], images)
+    settings = _settings(ckpt_path, content, predictor)
+    with rich.get_console().status(Text(f"exporting {settings['checkpoint']} to {format}")):
+        written = _write_checked(predictor, settings, format, target, pixels, tolerance)
+    names = " and ".join(map(run.relative, written.files))
+    say(Text(f"{names}: {sum(file.stat().st_size for file in written.files) / 1e6:,.2f} MB, {written.detail}"))
+    difference = f"{written.difference:.1e} (tolerance {tolerance:g})"
+    say(Text(f"largest difference of a probability from the checkpoint's: {difference}, on {described}"))
+    say(Text(f"use: {FORMATS[format].use.format(path=run.relative(target))} (see docs/deploy.md)"))
+    return target
+
+
+def _target(ckpt_path: str, format: str, output: str | None) -> Path:
+    suffix = FORMATS[format].suffix
+    if output is None:
+        if "://" in ckpt_path:
+            return Path(Path(ckpt_path).stem + suffix).absolute()
+        if directory := run.run_dir_of(ckpt_path):  # best.ckpt may be a link
+            return directory / "export" / f"{Path(ckpt_path).resolve().stem}{suffix}"
+        return Path(ckpt_path).absolute().with_suffix(suffix)
+    target = Path(output).absolute()
+    if target.is_dir():
+        raise ValueError(f"--output {output} is a folder: name the file, such as {Path(output, f'best{suffix}')}")
+    if target.suffix != suffix:
+        others = [f"; {known.suffix} is --format {name}" for name, known in FORMATS.items()]
+        meant = "".join(other for other in others if other.startswith(f"; {target.suffix} "))
+        raise ValueError(f"--output {output}: with --format {format} a name that ends in {suffix} is needed{meant}")
+    folder = run.relative(target.parent)
+    if not target.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {folder}, make it first")
+    if not os.access(target.parent, os.W_OK):
+        raise ValueError(f"--output {output}: the folder {folder} may not be written to")
+    return target
+
+
+def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -> dict[str, Any]:
+    """What one may want to know of an exported file, as plain data."""
+    import torch
+
+    normalize = predictor.classifier.normalize
+    directory, file = run.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
+    return {
+        "litcnn": __version__,
+        "torch": torch.__version__,
+        # the run, but no folders of this machine
+        "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
+        "metrics": _metrics(content, directory / "config.yaml") if directory and file == "best.ckpt" else {},
+        "class_names": predictor.class_names,
+        "image_size": predictor.image_size,
+        "mean": normalize.mean.flatten().tolist(),
+        "std": normalize.std.flatten().tolist(),
+        "tta": predictor.classifier.tta,
+        "network": content["config"]["model"]["network"],
+    }
+
+
+def _metrics(content: dict[str, Any], config: Path) -> dict[str, float]:
+    """What the best checkpoint of a run was chosen by, such as val/acc."""
+    import yaml
+
+    monitor = (yaml.safe_load(config.read_text()) or {}).get("checkpoints", {}).get("monitor")
+    score = content.get("callbacks", {}).get("Checkpoints", {}).get("best_score")
+    return {monitor: score} if monitor and score is not None else {}
+
+
+def _write_checked(
+    predictor: "Predictor", settings: dict[str, Any], format: str, target: Path, images: "Tensor", tolerance: float
+) -> Written:
+    """Writes the file, reads it again and compares what it says of `images`, uint8 (N, 3, H, W); only then does it get
+    its place."""
+    import torch
+
+    from litengine.export import formats
+
+    while len(images) < 16:
+        images = torch.cat([images, images])
+    batches = [images[:1], images[1:8], *torch.split(images[8:], BATCH)]  # of several sizes: any must do
+    expected = torch.cat([predictor.probabilities(batch) for batch in batches])
+    # on the same disk, so that what follows is a renaming; export/ is made only for a file that is good
+    beside = target.parent if target.parent.is_dir() else target.parent.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=beside) as folder:
+            file = Path(folder, target.name)
+            detail = formats.write(format, predictor.classifier, settings, file)
+            found = formats.run(format, file, batches)
+            if found.shape != expected.shape:
+                raise ValueError(
+                    f"the export gives probabilities of shape {list(found.shape)}, the checkpoint of "
+                    f"{list(expected.shape)}; nothing was written. Try another --format"
+                )
+            difference = float((found - expected).abs().max())
+            if not difference <= tolerance:  # or it is NaN
+                raise ValueError(
+                    f"the export differs from the checkpoint by {difference:.2g} in a probability, more than the "
+                    f"tolerance of {tolerance:g}; nothing was written. Try another --format, or allow a larger "
+                    "--tolerance"
+                )
+            target.parent.mkdir(exist_ok=True)
+            parts = sorted(Path(folder).iterdir(), key=lambda part: (part != file, part.name))
+            for part in reversed(parts):  # the main one last: it is whole once it is there
+                part.replace(target.parent / part.name)
+    except OSError as error:
+        raise OSError(f"cannot write {run.relative(target)}: {error.strerror or error}") from error
+    return Written([target.parent / part.name for part in parts], detail, difference)

@@ -1,0 +1,206 @@
+"""How a classifier is written in each format, and run from the file as its users would."""
+
+import copy
+import io
+import json
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+from torch import Tensor, nn
+
+from litcnn.model import ImageClassifier
+
+Settings = dict[str, Any]
+Run = Callable[[Tensor], Tensor]  # uint8 images (N, 3, H, W) to float32 probabilities (N, classes)
+
+GRAPH = (
+    "In a graph nothing can depend on the values of pixels, or take images one by one: use torch.where there, or "
+    "--format safetensors, which has no graph"
+)
+
+
+def write(format: str, classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+    """Writes a classifier, which is on the CPU and in evaluation mode, and says a word on the file.
+
+    What makes it fast on one machine stays here: it is written uncompiled, and its weights laid out as usual.
+
+    Raises:
+        ValueError: where the network cannot be written so: why, where in its code, and what to try.
+        OSError: where the disk does not take it.
+    """
+    classifier.channels_last = False
+    network = copy.deepcopy(classifier.network)  # a copy is not compiled
+    classifier.network = network.to(memory_format=torch.contiguous_format)
+    writers = {"onnx": _write_onnx, "torch": _write_torch, "safetensors": _write_safetensors}
+    try:
+        with _quiet():
+            return writers[format](classifier, settings, path)
+    except OSError:
+        raise
+    except Exception as error:  # a network may be anything, and each step has its own kinds of errors
+        traced = format != "safetensors" and not isinstance(error, torch.onnx.OnnxExporterError)
+        reason = _reason(error, network)
+        raise ValueError(
+            f"{type(network).__name__} cannot be exported to {format}: {reason}. "
+            + (GRAPH if traced else "Try --format torch")
+        ) from error
+
+
+def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
+    """Probabilities, float32 (N, classes), from the file at `path` alone, of uint8 images (n, 3, H, W) batch by batch.
+
+    Raises:
+        ValueError: where it cannot be loaded or does not run.
+    """
+    loaders = {"onnx": _load_onnx, "torch": _load_torch, "safetensors": _load_safetensors}
+    try:
+        with _quiet(), torch.inference_mode():
+            classify = loaders[format](path)
+            return torch.cat([classify(batch) for batch in batches])
+    except Exception as error:
+        raise ValueError(f"the exported file does not work: {_reason(error)}; nothing was written") from error
+
+
+# Each format
+
+
+def _write_onnx(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+    program = torch.onnx.export(
+        _trace(classifier),
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes={"images": {0: "batch"}},
+        verbose=False,
+    )
+    assert program is not None
+    program.model.metadata_props.update(_as_text(settings))
+    program.save(path)  # one file, and beside it one with the weights from 1.5 GB on: ONNX cannot hold more
+    return f"opset {program.model.opset_imports['']}"
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(os.fspath(path), full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
+
+
+def _write_torch(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+    buffer = io.BytesIO()  # on a full disk Python says what is wrong, torch does not
+    torch.export.save(_trace(classifier), buffer, extra_files={"litcnn.json": json.dumps(settings)})
+    path.write_bytes(buffer.getbuffer())
+    return f"torch {torch.__version__}"
+
+
+def _load_torch(path: Path) -> Run:
+    program: Run = torch.export.load(path).module()
+    return program
+
+
+def _write_safetensors(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+    from safetensors.torch import save
+
+    weights = {}
+    for name, value in classifier.network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} in its state is a {type(value).__name__}, and only tensors can be written")
+        # weights that share memory are written each by itself
+        weights[name] = value.clone(memory_format=torch.contiguous_format)
+    path.write_bytes(save(weights, _as_text(settings)))
+    _beside(path).write_text(json.dumps(settings, indent=2) + "\n")
+    return f"{len(weights)} tensors"
+
+
+def _load_safetensors(path: Path) -> Run:
+    from safetensors.torch import load_file
+
+    settings = json.loads(_beside(path).read_text())
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ImageClassifier, "model")
+    model = {"network": settings["network"], "tta": settings["tta"], "channels_last": False}
+    classifier: ImageClassifier = parser.instantiate(parser.parse_object({"model": model})).model.eval()
+    classifier.normalize.set(settings["mean"], settings["std"])
+    classifier.network.load_state_dict(load_file(path))
+    return _Probabilities(classifier)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _as_text(settings: Settings) -> dict[str, str]:
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
+
+
+# The graph
+
+
+class _Probabilities(nn.Module):
+    """A classifier from uint8 images (N, 3, H, W) to float32 probabilities (N, classes)."""
+
+    def __init__(self, classifier: ImageClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier.infer(images).float().softmax(1)
+
+
+def _trace(classifier: ImageClassifier) -> torch.export.ExportedProgram:
+    # no real images: a .pt2 keeps its example
+    example = torch.zeros(2, *classifier.image_shape, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    return torch.export.export(
+        _Probabilities(classifier).eval(), (example,), dynamic_shapes={"images": {0: batch}}, strict=False
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' talk back: graphs printed where they fail, hints for their developers. What it is about
+    comes to light when the file is compared, or is in the exception."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: Exception, network: nn.Module | None = None) -> str:
+    """The line of a page-long message that says what is wrong, and the line of the network's own code behind it."""
+    causes = [error]
+    while isinstance(cause := causes[-1].__cause__, Exception):
+        causes.append(cause)
+    lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()] or [type(error).__name__]
+    said = next((line for line in lines if line.startswith("- ")), lines[0]).removeprefix("- ")
+    said = re.split(r"\.(?:\s|$)", said)[0]
+    files = _own_files(network) if network else set()
+    frames = [frame for cause in causes for frame in traceback.extract_tb(cause.__traceback__)]
+    for frame in reversed(frames):
+        if frame.filename in files:
+            return f"{said} ({Path(frame.filename).name}:{frame.lineno}: {frame.line})"
+    return said
+
+
+def _own_files(network: nn.Module) -> set[str]:
+    """The source files of its modules, without torch's."""
+    modules = {type(module).__module__ for module in network.modules()}
+    return {str(getattr(sys.modules.get(name), "__file__", "")) for name in modules if not name.startswith("torch.")}

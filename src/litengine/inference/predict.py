@@ -1,0 +1,187 @@
+"""The verb `predict`: the classes of image files, as a table on the screen and in a file."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from litengine.inference.predictor import Predictor
+
+Row = dict[str, Any]
+SHOWN = 20  # rows on the screen
+
+
+def predict(
+    ckpt_path: str,
+    images: list[str],
+    output: str | None = None,
+    top_k: int = 2,
+    batch_size: int = 32,
+    trust: list[str] = [],  # noqa: B006 (only read)
+) -> None:
+    """Tell the classes of image files and folders.
+
+    Images are prepared as validation prepared them. One that cannot be read has the reason in its row, and stops
+    nothing.
+
+    Args:
+        ckpt_path: The checkpoint of a fit, such as best.ckpt.
+        images: Image files, folders (all images below them) and globs, in quotes or not.
+        output: A file for all rows: .csv, .json or .parquet.
+        top_k: How many of the most probable classes a row has.
+        batch_size: Images at once through the network.
+        trust: Packages that the checkpoint may name too.
+
+    Raises:
+        ValueError, OSError: for what is wrong with the options, the images, the output or the checkpoint, before
+            anything is classified; at the end where not one image could be read.
+    """
+    for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}: 1 or more is needed")
+    with _written_whole(Path(output)) if output else nullcontext() as file:
+        from litengine.data.sources.find import find_images  # torch comes with it: slow
+        from litengine.inference.predictor import load
+
+        paths = find_images(images)
+        predictor = load(ckpt_path, trust=trust)
+        rows = list(_classify(predictor, paths, min(top_k, len(predictor.class_names)), batch_size))
+        if output and file:
+            file.write(FORMATS[Path(output).suffix.lower()](rows))
+    _tell(rows, output)
+
+
+def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: int) -> Iterator[Row]:
+    import torch
+
+    from litengine.data.sources.decode import decode_batches
+    from litengine.data.sources.progress import progress_bar
+    from litengine.inference.predictor import Prediction
+
+    with (
+        progress_bar("Classifying", len(paths)) as advance,
+        closing(decode_batches(paths, predictor.image_size, batch_size)) as batches,
+    ):
+        for first, (images, failures) in zip(range(0, len(paths), batch_size), batches, strict=True):
+            reasons = {index: reason for index, reason, _ in failures}
+            probabilities = predictor.probabilities(torch.from_numpy(images)).numpy()  # (N, classes)
+            for index, numbers in enumerate(probabilities, start=first):
+                best = Prediction(numbers, predictor.class_names).top(top_k)
+                yield _row(paths[index], best, reasons.get(index))
+            advance(len(images))
+
+
+def _row(path: str, best: list[tuple[str, float]], error: str | None) -> Row:
+    """path, prediction, confidence, prediction_2, confidence_2, …, error; None for what there is not."""
+    # a name need not be valid UTF-8, but what is printed and written must
+    row: Row = {"path": os.fsencode(path).decode("utf-8", "backslashreplace")}
+    for rank, (name, confidence) in enumerate(best, start=1):
+        number = f"_{rank}" if rank > 1 else ""
+        row[f"prediction{number}"] = None if error else name
+        row[f"confidence{number}"] = None if error else round(confidence, 6)
+    return {**row, "error": error}
+
+
+# On the screen
+
+
+def _tell(rows: list[Row], output: str | None) -> None:
+    from rich.text import Text  # plain: in a file's name, [bold] is no markup
+
+    from litengine.training import say
+    from litengine.training.run_directory import relative
+
+    say(_table(rows[:SHOWN]))
+    if len(rows) > SHOWN:
+        hint = "" if output else " (all in a file: --output predictions.csv)"
+        say(Text(f"… and {len(rows) - SHOWN:,} more{hint}"))
+    if output:
+        say(Text(f"{len(rows):,} rows: {relative(output)}"))
+    if failed := [row for row in rows if row["error"]]:
+        first = f"{failed[0]['path']}: {failed[0]['error']}{', …' * (len(failed) > 1)}"
+        if len(failed) == len(rows):
+            raise ValueError(f"none of the images could be read: {first}")
+        say(Text(f"{len(failed):,} of {len(rows):,} images could not be read: {first}"))
+
+
+def _table(rows: list[Row]) -> "Table":
+    import rich
+    from rich.table import Table
+    from rich.text import Text
+
+    ranks = ["", *(key.removeprefix("confidence") for key in rows[0] if key.startswith("confidence_"))]
+    table = Table()
+    table.add_column("path", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("confidence", justify="right")
+    for number in ranks[1:]:
+        table.add_column("runner-up" if number == "_2" else f"{number[1:]}.", overflow="fold")
+    for row in rows:
+        if row["error"]:
+            table.add_row(Text(row["path"]), Text(row["error"], style="red"))
+            continue
+        others = [f"{row[f'prediction{number}']} {row[f'confidence{number}']:.2%}" for number in ranks[1:]]
+        table.add_row(*map(Text, (row["path"], row["prediction"], f"{row['confidence']:.2%}", *others)))
+    console = rich.get_console()
+    if not console.is_terminal:  # in a file or a pipe there is no edge to fold at
+        table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    return table
+
+
+# In a file
+
+
+@contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which has its name only once all is in it. Opened before the work, so that what prevents
+    it is said then."""
+    if path.suffix.lower() not in FORMATS:
+        raise ValueError(f"output is {path}: a name that ends with {', '.join(FORMATS)} is needed")
+    if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
+        raise ValueError(f'{path} needs pyarrow: pip install "litcnn[parquet]", or choose .csv or .json')
+    if path.is_dir():
+        raise ValueError(f"output is {path}, which is a folder: name a file")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        file = temporary.open("wb")
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _csv(rows: list[Row]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _json(rows: list[Row]) -> bytes:
+    return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _parquet(rows: list[Row]) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    kinds = {name: pyarrow.float64() if name.startswith("confidence") else pyarrow.string() for name in rows[0]}
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds.items())), buffer)
+    return buffer.getvalue()
+
+
+FORMATS: dict[str, Callable[[list[Row]], bytes]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}

@@ -1,0 +1,158 @@
+"""What the person at the terminal reads: what runs where, a line an epoch, and what came out."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import rich
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from rich.table import Table
+
+from litengine.training.checkpoints import Checkpoints
+from litengine.training.run_directory import relative
+
+
+@rank_zero_only
+def say(content: Any) -> None:
+    """Prints above the progress bar, where there is one."""
+    rich.get_console().print(content, highlight=False, soft_wrap=True)
+
+
+class Console(Callback):
+    """Tells the run on the terminal; logs `images_per_second` and `peak_memory_gib` of every epoch.
+
+    Peak memory is that of the GPU (torch's allocator) or, on a CPU, of this process since it started.
+
+    Args:
+        notes: what was decided before the run and deserves a word, such as a changed precision.
+    """
+
+    def __init__(self, notes: list[str] | None = None) -> None:
+        self.notes = notes or []
+        self._images = 0
+        self._started = self._ended = 0.0
+        self._epoch: int | None = None
+
+    # at the start
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._announce(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._ended = self._ended or time.monotonic()
+        if trainer.state.fn == "validate":
+            self._announce(trainer, pl_module)
+
+    def _announce(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        splits = ", ".join(f"{split} {size:,}" for split, size in data.sizes().items())
+        network: Any = pl_module.network
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        trackers = [f"W&B {tracker.status_in_short}" for tracker in _with_status(trainer)]
+        parts = [
+            _device(trainer),
+            f"precision {trainer.precision}",
+            f"{type(network).__name__}: {parameters:,} parameters",
+            f"{type(data.source).__name__}: {splits} images, {len(data.class_names)} classes",
+            relative(trainer.default_root_dir),
+            *trackers,
+            *self.notes,
+        ]
+        say("[bold]" + " · ".join(parts))
+
+    # every epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch, self._started = trainer.current_epoch, time.monotonic()  # a resume in its middle starts no epoch
+        if trainer.global_step:
+            say(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell_epoch(trainer)
+        self._epoch, self._images = trainer.current_epoch, 0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._started, self._ended = time.monotonic(), 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._images += len(batch[1]) * trainer.world_size
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds = (self._ended or time.monotonic()) - self._started  # of training, up to the validation
+        values = {"images_per_second": self._images / seconds, "peak_memory_gib": _peak_memory(trainer)}
+        pl_module.log_dict(values, sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tell_epoch(trainer)
+
+    def _tell_epoch(self, trainer: Trainer) -> None:
+        """The line of the epoch before: only now are all its metrics in."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self._epoch is None or "train/loss" not in metrics:
+            return
+        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}"]
+        for split in ("train", "val"):
+            if f"{split}/loss" in metrics:
+                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:7.2%}")
+        parts += [
+            f"lr {metrics['lr']:<7.2g}",
+            f"{metrics['images_per_second']:>7,.0f} images/s",
+            f"peak {metrics['peak_memory_gib']:.2f} GiB",
+        ]
+        say("  ".join(parts))
+        self._epoch = None
+
+    # at the end
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for checkpoints in trainer.checkpoint_callbacks:
+            if isinstance(checkpoints, Checkpoints) and (path := checkpoints.best_path(trainer)):
+                if checkpoints.best_score is None or checkpoints.best_epoch is None:
+                    say(f"last weights: {relative(path)}")
+                else:
+                    best = f"{checkpoints.monitor} {checkpoints.best_score:.4f}"
+                    say(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
+                linked = Path("best.ckpt").exists() and Path("best.ckpt").samefile(path)
+                say(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
+        for tracker in _with_status(trainer):
+            say(f"W&B: {tracker.status}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "validate":
+            return
+        table = Table("metric", title=f"val images: {trainer.datamodule.sizes()['val']:,}")  # type: ignore[attr-defined]
+        table.add_column("value", justify="right")
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/"):
+                table.add_row(name, f"{float(value):.4f}")
+        say(table)
+
+
+def _with_status(trainer: Trainer) -> list[Any]:
+    return [logger for logger in trainer.loggers if hasattr(logger, "status")]
+
+
+def _device(trainer: Trainer) -> str:
+    kind = trainer.strategy.root_device.type
+    if kind == "cuda":
+        name = torch.cuda.get_device_name(trainer.strategy.root_device)
+    else:
+        name = f"CPU ({torch.get_num_threads()} threads)" if kind == "cpu" else kind.upper()
+    return f"{trainer.world_size} x {name}" if trainer.world_size > 1 else name
+
+
+def _peak_memory(trainer: Trainer) -> float:
+    """GiB."""
+    if trainer.strategy.root_device.type == "cuda":
+        return torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

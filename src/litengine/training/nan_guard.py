@@ -1,0 +1,240 @@
+"""Numerical trouble: a NaN or infinite loss or gradient is told and kept for inspection, or its step is left out."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from litengine.training.console import say
+from litengine.distributed import gathered, is_sharded
+from litengine.data.loader import BatchLoader
+from litengine.training.run_directory import relative
+
+LOWEST_SCALE = 2**-10  # 16-mixed begins at 2**16 and halves at every overflow: what is infinite down here is none
+
+
+class Step(NamedTuple):
+    """A batch that was trained on; epoch and batch count from 0. Loss and norm are Tensors until they are read."""
+
+    epoch: int
+    batch: int
+    updates: int  # of the weights, before this one
+    learning_rate: float
+    loss: Any
+    gradient_norm: Any
+
+    def __str__(self) -> str:
+        return "learning rate {:.3g}, loss {:.6g}, gradient norm {:.6g}".format(*self[3:])
+
+
+class CheckNumerics(Callback):
+    """Stops the run at a NaN or infinite loss or gradient, or leaves the steps out where that happens.
+
+    A stopped run has `trouble/` in its run directory: `batch.pt`, `state.pt` (the model before the step), `facts.json`.
+    On a CPU every step is checked before it changes the weights. On a GPU looking waits for the device, so that is done
+    every `trainer.log_every_n_steps` batches, and before anything is validated or saved: epoch, batch and numbers are
+    exact and no checkpoint holds the damage, but without `log_every_n_steps: 1` there is mostly no `state.pt`.
+
+    A step left out changes neither weights nor optimizer state nor buffers (batch norm). It counts as a step all the
+    same: for the schedule, for averaged weights, and for `train/loss`, which a NaN makes NaN for that epoch. `skip`
+    waits for the device at every step. In 16-mixed an infinite gradient alone is everyday life, which the scaler deals
+    with; only the loss counts there, and a loss scale that falls without end.
+
+    Args:
+        on_nan: `stop` the run, or `skip` the step.
+        give_up_after: with `skip`, this many in a row stop the run after all.
+    """
+
+    def __init__(self, on_nan: Literal["stop", "skip"] = "stop", give_up_after: int = 10) -> None:
+        if give_up_after < 1:
+            raise ValueError(f"numerics.give_up_after is {give_up_after}: 1 or more steps in a row are needed")
+        self.on_nan = on_nan
+        self.give_up_after = give_up_after
+        self.skipped = self.skipped_in_a_row = 0
+        self._skipped_in_epoch: list[Step] = []
+        self._pending: list[Step] = []  # not looked at yet
+        self._buffers: list[tuple[Tensor, Tensor]] = []  # each with its value before the step
+        self._every = 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped, self.skipped_in_a_row = state_dict["skipped"], state_dict["skipped_in_a_row"]
+
+    # Every step: numbers are computed on the device, and none is read
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._every = 1 if self.on_nan == "skip" else self.batches_between_looks(trainer)
+        self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()] if self._every == 1 else []
+
+    def batches_between_looks(self, trainer: Trainer) -> int:
+        on_cpu = trainer.strategy.root_device.type == "cpu"  # where there is nothing to wait for
+        return 1 if on_cpu else int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch, self._batch_index = batch, batch_idx
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            for buffer, before in self._buffers:
+                before.copy_(buffer)
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._loss = loss.detach()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loss, norm = self._loss, _norm([p.grad for p in _parameters(trainer.optimizers[0]) if p.grad is not None])
+        if scaler := _scaler(trainer):
+            scale = scaler.scale(torch.ones_like(loss))  # unlike get_scale, this does not wait for the device
+            loss, norm = loss / scale, norm / scale
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self._pending.append(Step(trainer.current_epoch, self._batch_index, trainer.global_step, rate, loss, norm))
+
+    # Looking
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.on_nan == "stop":
+            if len(self._pending) >= self._every or trainer.is_last_batch:
+                self._stop_if_bad(trainer)
+            return
+        step, rank = self._first_bad(trainer)
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if step else 0
+        if step and self.skipped_in_a_row >= self.give_up_after:
+            self._stop(trainer, step, rank)
+        elif step:
+            self.skipped += 1
+            self._skipped_in_epoch.append(step)
+            self._restore_buffers()
+            _leave_out(optimizer, with_scaler=_scaler(trainer) is not None)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_bad(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._stop_if_bad(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop_if_bad(trainer)
+        if steps := self._skipped_in_epoch:
+            first = f"first batch {steps[0].batch + 1} ({steps[0]})"
+            say(f"epoch {trainer.current_epoch + 1}: {len(steps)} of its steps left out, {first}")
+        self._skipped_in_epoch = []
+
+    def _stop_if_bad(self, trainer: Trainer) -> None:
+        if self._pending and self.on_nan == "stop":
+            step, rank = self._first_bad(trainer)
+            if step:
+                self._stop(trainer, step, rank)
+
+    def _first_bad(self, trainer: Trainer) -> tuple[Step | None, int]:
+        """The first pending step with trouble, its numbers read, and the process that had it; none is pending then."""
+        steps, self._pending = self._pending, []
+        numbers = torch.stack([torch.stack([s.loss.float(), s.gradient_norm.float()]) for s in steps])
+        scaler = _scaler(trainer)
+        infinite_gradients_are_bad = scaler is None or scaler.get_scale() < LOWEST_SCALE
+        everywhere = gathered(numbers).tolist()  # (processes, steps, 2), since all must decide alike
+        for index, step in enumerate(steps):
+            for rank, process in enumerate(everywhere):
+                loss, norm = process[index]
+                if not math.isfinite(loss) or (infinite_gradients_are_bad and not math.isfinite(norm)):
+                    loss *= trainer.accumulate_grad_batches  # by which Lightning divides it
+                    return step._replace(learning_rate=float(step[3]), loss=loss, gradient_norm=norm), rank
+        return None, 0
+
+    # Stopping
+
+    def _stop(self, trainer: Trainer, step: Step, rank: int) -> None:
+        self._restore_buffers()
+        late = trainer.global_step - step.updates  # 0: its step of the optimizer is not made yet
+        directory = Path(trainer.default_root_dir) / "trouble"
+        kept = f"the batch{'' if late else ' and the model before it'} can be found in {relative(directory)}"
+        if late:
+            kept += f" ({late} steps ago; last.ckpt with --trainer.log_every_n_steps 1 gets the model before it too)"
+        if trainer.global_rank == rank:
+            try:
+                self._keep(trainer, step, directory, late)
+            except (OSError, RuntimeError) as error:  # torch.save raises either where it cannot write
+                kept = f"the batch could not be kept in {relative(directory)}: {error}"
+        trainer.strategy.barrier()  # the first process to end takes the others with it
+        what, value = ("gradient", step.gradient_norm) if math.isfinite(step.loss) else ("loss", step.loss)
+        raise ValueError(
+            f"the {what} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {step.epoch + 1}, batch "
+            f"{step.batch + 1} of {trainer.num_training_batches} ({step})"
+            + f", after {self.skipped_in_a_row - 1} steps in a row left out" * (self.skipped_in_a_row > 1)
+            + ". Try a lower learning rate"
+            + ", --trainer.gradient_clip_val 1" * (not trainer.gradient_clip_val)
+            + ", --trainer.precision 32-true" * (trainer.precision not in ("32-true", "64-true"))
+            + ", --numerics.on_nan skip to leave such steps out" * (self.on_nan == "stop")
+            + f"; {kept}"
+        )
+
+    def _keep(self, trainer: Trainer, step: Step, directory: Path, late: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "state.pt").unlink(missing_ok=True)  # of a run that was resumed and came here again
+        (images, labels), loader = self._batch, trainer.train_dataloader
+        if step.batch != self._batch_index and isinstance(loader, BatchLoader):
+            images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
+        torch.save({"images": images.cpu(), "labels": labels.cpu()}, directory / "batch.pt")
+        model, bad = trainer.lightning_module, []
+        # of sharded weights no process has the whole by itself
+        if not late and not any(is_sharded(parameter) for parameter in model.parameters()):
+            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, directory / "state.pt")
+            bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        facts = step._asdict() | {"steps_since": late, "precision": str(trainer.precision), "bad_gradients": bad}
+        for name in ("loss", "gradient_norm"):
+            facts[name] = facts[name] if math.isfinite(facts[name]) else str(facts[name])  # JSON has no NaN
+        (directory / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+    def _restore_buffers(self) -> None:
+        for buffer, before in self._buffers:
+            buffer.copy_(before)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _norm(gradients: list[Tensor]) -> Tensor:
+    if is_sharded(gradients[0]):
+        whole: Tensor = get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
+        return whole
+    if gradients[0].device.type != "cpu":
+        return get_total_norm(gradients)  # of all in a few kernels; on a CPU, sorting them takes twice as long
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))
+    return norm
+
+
+def _leave_out(optimizer: Optimizer, with_scaler: bool) -> None:
+    """Makes the coming step of the optimizer do nothing: what has no gradient is not touched, nor is its state."""
+    for parameter in _parameters(optimizer):
+        if with_scaler and optimizer.defaults.get("fused") and parameter.grad is not None:
+            parameter.grad.fill_(math.inf)  # the scaler only now looks for infinite ones, and there must be some
+        else:
+            parameter.grad = None
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """The loss scaler of 16-mixed, else None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def explain_out_of_memory(error: torch.OutOfMemoryError, batch_size: int) -> str:
+    """What a CUDA out of memory error means to the user, and what to try."""
+    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
+    known = [f"{peak:.2f} GiB in use at the peak"] * (peak > 0)
+    for name, pattern in {"more wanted": "allocate", "in all": "capacity of", "free": "of which"}.items():
+        known += [f"{size} {name}" for size in re.findall(rf"{pattern} ([\d.]+ \w+)", str(error))[:1]]
+    half = (
+        f"--data.batch_size {batch_size // 2} with twice the --trainer.accumulate_grad_batches (the same {batch_size} "
+        "images an update), "
+    )
+    return (
+        f"the GPU has no memory left with data.batch_size {batch_size} ({', '.join(known) or 'no sizes known'}). "
+        f"Try {half * (batch_size > 1)}--trainer.precision 16-mixed or bf16-mixed, or smaller images"
+    )

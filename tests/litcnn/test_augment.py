@@ -1,0 +1,246 @@
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from litcnn.augment import AlternatingFlip, Cutout, RandomCrop, RandomFlip
+from litengine.data import BatchLoader, Draw
+from litengine.data.augment import splitmix64
+
+ALL = [RandomCrop(), RandomCrop(4, "reflect"), RandomFlip(), AlternatingFlip(), Cutout(5)]
+
+
+def draw(size: int, seed: int = 0, epoch: int = 0, batch: int = 0, indices: Sequence[int] | None = None) -> Draw:
+    chosen = np.arange(size) if indices is None else np.array(indices)
+    return Draw(seed, epoch, batch, size, slice(0, size), chosen, torch.device("cpu"))
+
+
+def random_images(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8))
+
+
+def crops(image: np.ndarray, mode: str, padding: int = 4) -> dict[bytes, tuple[int, int]]:
+    """All windows of the padded image, by their pixels: where each was cut."""
+    settings = {"mode": "constant"} if mode == "zeros" else {"mode": mode}
+    padded = np.pad(image, [(0, 0), (padding, padding), (padding, padding)], **settings)
+    height, width = image.shape[1:]
+    places = [(top, left) for top in range(2 * padding + 1) for left in range(2 * padding + 1)]
+    return {padded[:, top : top + height, left : left + width].tobytes(): (top, left) for top, left in places}
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_each_crop_is_one_of_the_81_of_its_own_image(mode):
+    images = random_images(300, 3, 12, 8)  # higher than wide, so that the two cannot be confused
+    cropped = RandomCrop(4, mode)(images, draw(300))
+    assert cropped.dtype == torch.uint8 and cropped.shape == images.shape
+    places = []
+    for image, result in zip(images.numpy(), cropped.numpy(), strict=True):
+        possible = crops(image, mode)
+        assert len(possible) == 81
+        places.append(possible[result.tobytes()])
+    assert len(set(places)) > 70  # the images of one batch move differently
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_crop_places_are_uniform(mode):
+    images = random_images(1, 1, 6, 6).expand(8100, 1, 6, 6)
+    possible = crops(images[0].numpy(), mode)
+    found = [possible[result.tobytes()] for result in RandomCrop(4, mode)(images, draw(8100)).numpy()]
+    counts = np.zeros((9, 9))
+    np.add.at(counts, tuple(np.array(found).T), 1)
+    assert counts.min() > 0
+    chi_square = ((counts - 100) ** 2 / 100).sum()  # of 80 degrees of freedom: 80 ± 12.6
+    assert 80 - 4 * 12.6 < chi_square < 80 + 4 * 12.6
+
+
+def test_flip_mirrors_about_half_and_nothing_else():
+    images = random_images(4000, 1, 3, 4)
+    flipped = RandomFlip()(images, draw(4000))
+    assert flipped.dtype == torch.uint8
+    mirrored = (flipped == images.flip(3)).flatten(1).all(1)
+    kept = (flipped == images).flatten(1).all(1)
+    assert (mirrored ^ kept).all()
+    assert abs(int(mirrored.sum()) - 2000) < 4 * (4000 * 0.25) ** 0.5
+
+
+def test_crop_and_flip_give_one_of_the_162_and_draw_apart():
+    images = random_images(500, 3, 8, 8)
+    numbers = draw(500)
+    result = RandomFlip()(RandomCrop()(images, numbers), numbers)
+    flipped, right = [], []
+    for image, changed in zip(images.numpy(), result.numpy(), strict=True):
+        possible = crops(image, "zeros")
+        mirrored = changed[:, :, ::-1]
+        flipped.append(mirrored.tobytes() in possible)
+        right.append(possible[mirrored.tobytes() if flipped[-1] else changed.tobytes()][1])
+    assert abs(np.mean(flipped) - 0.5) < 4 * 0.5 / 500**0.5
+    assert abs(np.corrcoef(flipped, right)[0, 1]) < 4 / 500**0.5
+
+
+@pytest.mark.parametrize(
+    ("mode", "digest"),
+    [
+        ("zeros", "afcc21b1c8f51a8f098c6252b1467fae9a18a085782951cd0ed398c68b926673"),
+        ("reflect", "c3620025747ba28f7aafd1254e4f7f28f21a27c96d6144d449ba8487a5647018"),
+    ],
+)
+def test_crop_and_flip_give_the_pixels_they_always_gave(mode, digest):
+    numbers = draw(64, seed=5, epoch=2, batch=3)
+    result = RandomFlip()(RandomCrop(3, mode)(random_images(64, 3, 9, 7), numbers), numbers)
+    assert hashlib.sha256(result.numpy().tobytes()).hexdigest() == digest
+
+
+@pytest.mark.parametrize("augment", ALL)
+def test_layout_in_memory_does_not_matter(augment):
+    images = random_images(20, 3, 12, 8)
+    expected = augment(images, draw(20))
+    assert torch.equal(augment(images.contiguous(memory_format=torch.channels_last), draw(20)), expected)
+    wider = torch.zeros(20, 3, 12, 16, dtype=torch.uint8)
+    wider[..., ::2] = images
+    assert torch.equal(augment(wider[..., ::2], draw(20)), expected)
+
+
+@pytest.mark.parametrize("augment", ALL)
+def test_no_images_at_all_are_fine(augment):
+    """What a process gets of a last batch with fewer images than processes."""
+    result = augment(torch.zeros(0, 3, 8, 8, dtype=torch.uint8), draw(0))
+    assert result.shape == (0, 3, 8, 8) and result.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("augment", ALL)
+def test_input_is_left_as_it_was(augment):
+    images = random_images(20, 3, 8, 8)
+    before = images.clone()
+    augment(images, draw(20)).fill_(7)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("augment", [RandomCrop(), RandomFlip(), Cutout(5)])
+def test_numbers_are_a_function_of_seed_epoch_and_batch_alone(augment):
+    images = random_images(64, 1, 8, 8)
+    first = augment(images, draw(64, 1, 2, 3))
+    torch.manual_seed(5)
+    np.random.seed(5)  # global state must not matter
+    assert torch.equal(augment(images, draw(64, 1, 2, 3)), first)
+    for other in [(0, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3)]:
+        assert not torch.equal(augment(images, draw(64, *other)), first)
+
+
+def test_splitmix64_gives_the_published_numbers():
+    """Those that every implementation gives, such as the ones on Rosetta Code."""
+    expected = [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    start = np.array([1234567], dtype=np.uint64)
+    assert splitmix64(start, np.arange(5)).tolist() == expected
+    assert splitmix64(start, np.array([4, 1])).tolist() == [expected[4], expected[1]]
+    assert splitmix64(np.zeros(1, dtype=np.uint64), np.arange(2)).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+
+
+def test_numbers_per_image_follow_the_image_and_the_seed_alone():
+    whole = draw(1000, seed=3).per_image(0, 99)
+    some = [7, 999, 0, 7, 512]
+    assert draw(5, seed=3, epoch=4, batch=9, indices=some).per_image(0, 99).tolist() == whole[some].tolist()
+    assert (draw(1000, seed=4).per_image(0, 99) == whole).sum() < 40  # 10 by chance
+
+
+def test_numbers_per_image_are_uniform_and_new_at_each_call():
+    numbers = draw(30000)
+    first, second = numbers.per_image(-1, 4), numbers.per_image(-1, 4)
+    assert first.dtype == torch.int64
+    both = np.zeros((6, 6))
+    np.add.at(both, (first.numpy() + 1, second.numpy() + 1), 1)
+    expected = 30000 / 36
+    chi_square = ((both - expected) ** 2 / expected).sum()  # of 35 degrees of freedom: 35 ± 8.4
+    assert 35 - 4 * 8.4 < chi_square < 35 + 4 * 8.4
+
+
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch():
+    images = random_images(4000, 1, 3, 4)
+    mirrored = []
+    for epoch in range(4):
+        order = np.random.default_rng(epoch).permutation(4000)  # batches differ from epoch to epoch
+        result = torch.empty_like(images)
+        for batch, indices in enumerate(np.split(order, 10)):
+            result[indices] = AlternatingFlip()(images[indices], draw(400, 1, epoch, batch, indices))
+        is_mirrored = (result == images.flip(3)).flatten(1).all(1)
+        assert (is_mirrored ^ (result == images).flatten(1).all(1)).all()
+        mirrored.append(is_mirrored)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2]) and torch.equal(mirrored[1], mirrored[3])
+    assert abs(int(mirrored[0].sum()) - 2000) < 4 * (4000 * 0.25) ** 0.5
+    other_seed = AlternatingFlip()(images, draw(4000, 2, 0))
+    assert not torch.equal(other_seed, AlternatingFlip()(images, draw(4000, 1, 0)))
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 6])
+def test_cutout_is_a_square_of_the_mean_colour_cut_off_at_the_border(size):
+    images = random_images(400, 3, 9, 7)
+    numbers = np.random.default_rng((0, 0, 0))
+    centres = zip(*(numbers.integers(0, length, 400).tolist() for length in (9, 7)), strict=True)
+    result = Cutout(size)(images, draw(400))
+    assert result.dtype == torch.uint8
+    seen = set()
+    for image, changed, (row, column) in zip(images.numpy(), result.numpy(), centres, strict=True):
+        top, left = row - size // 2, column - size // 2
+        hidden = np.s_[:, max(top, 0) : max(top + size, 0), max(left, 0) : max(left + size, 0)]
+        expected = image.copy()
+        expected[hidden] = np.floor(image.mean((1, 2)) + 0.5)[:, None, None]
+        assert np.array_equal(changed, expected)
+        seen.add((row, column))
+    assert len(seen) == 9 * 7  # every pixel is a centre
+
+
+def test_cutout_leaves_the_mean_of_an_image_of_one_colour_and_its_bytes():
+    for colour in (0, 1, 254, 255):
+        images = torch.full((8, 3, 32, 32), colour, dtype=torch.uint8)
+        assert torch.equal(Cutout(16)(images, draw(8)), images)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_slices_of_all_processes_are_together_the_same_batch(world_size):
+    images, labels = random_images(50, 3, 8, 8), torch.arange(50)
+
+    def batches(rank: int, world_size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        ranks = {"rank": rank, "world_size": world_size}
+        return list(BatchLoader(images, labels, 15, shuffle=True, augment=ALL, **ranks))  # the last one of 5
+
+    whole = batches(0, 1)
+    parts = [batches(rank, world_size) for rank in range(world_size)]
+    for number, (pixels, numbers) in enumerate(whole):
+        assert torch.equal(torch.cat([part[number][0] for part in parts]), pixels)
+        assert torch.equal(torch.cat([part[number][1] for part in parts]), numbers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("augment", ALL)
+def test_a_gpu_gives_the_same_bits(augment):
+    images = random_images(100, 3, 12, 8)
+    on_gpu = draw(100)
+    on_gpu.device = torch.device("cuda")
+    assert torch.equal(augment(images.cuda(), on_gpu).cpu(), augment(images, draw(100)))
+
+
+def test_reflecting_more_than_there_is_says_so():
+    with pytest.raises(ValueError, match="cannot reflect 4 pixels of a 9x4 image: padding must be smaller"):
+        RandomCrop(4, "reflect")(random_images(2, 3, 9, 4), draw(2))
+    RandomCrop(4, "reflect")(random_images(2, 3, 5, 5), draw(2))
+
+
+def test_padding_0_says_what_to_do():
+    with pytest.raises(ValueError, match="padding 0 moves nothing: give 1 or more, or leave RandomCrop out"):
+        RandomCrop(0)
+
+
+def test_cutout_that_hides_nothing_or_everything_says_so():
+    with pytest.raises(ValueError, match="Cutout size 0 hides nothing: give 1 or more, or leave Cutout out"):
+        Cutout(0)
+    with pytest.raises(ValueError, match="Cutout of 8 pixels can hide all of a 9x8 image: give fewer"):
+        Cutout(8)(random_images(2, 3, 9, 8), draw(2))
+    Cutout(7)(random_images(2, 3, 9, 8), draw(2))

@@ -1,0 +1,631 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import FakeSource, fit, trainer
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from litengine.training import Checkpoints
+from litcnn.model import ImageClassifier
+from litcnn.data import ImageData
+from litengine.views import average
+
+LAST = "checkpoints/last.ckpt"
+
+
+def linear(classes: int = 3, inputs: int = 3 * 8 * 8) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def sgd(parameters) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def classifier(**options) -> ImageClassifier:
+    return ImageClassifier(**({"network": linear(), "optimizer": sgd, "lr_scheduler": None} | options))
+
+
+def data(**options) -> ImageData:
+    """24 training and 6 validation images: 3 steps an epoch; 15 test images."""
+    return ImageData(FakeSource(), **({"batch_size": 8, "val_fraction": 0.2} | options))
+
+
+class LearningRates(Callback):
+    """The learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+
+    def on_train_batch_start(self, trainer, *args):
+        self.steps.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class Outputs(Callback):
+    """What the test steps return."""
+
+    def __init__(self) -> None:
+        self.of_test: list[Tensor] = []
+
+    def on_test_batch_end(self, trainer, module, outputs, *args):
+        self.of_test.append(outputs)
+
+
+class Logged(Logger):
+    """Everything that was logged: values and steps by name."""
+
+    name = version = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, list[float]] = {}
+        self.steps: dict[str, list[int]] = {}
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.values.setdefault(name, []).append(value)
+            self.steps.setdefault(name, []).append(step)
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+# Normalisation
+
+
+def test_pixels_become_pixels_minus_mean_over_deviation():
+    model = classifier(network=nn.Identity(), channels_last=False)
+    model.normalize.set([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
+    mean, std = (np.array(values)[:, None, None] for values in ([0.1, 0.5, 0.9], [0.2, 0.3, 0.4]))
+    expected = torch.from_numpy((pixels / 255 - mean) / std).float()
+    from_bytes, from_floats = model(torch.from_numpy(pixels)), model(torch.from_numpy(pixels / 255).float())
+    assert from_bytes.dtype == from_floats.dtype == torch.float32
+    torch.testing.assert_close(from_bytes, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(from_floats, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_channel_of_one_value_is_only_shifted():
+    model = classifier(network=nn.Identity())
+    model.normalize.set([0.25], [0.0])
+    assert torch.equal(model(torch.full((1, 1, 2, 2), 0.75)), torch.full((1, 1, 2, 2), 0.5))
+
+
+def test_images_given_are_left_as_they_were():
+    images = torch.full((2, 3, 8, 8), 0.5)
+    classifier()(images)
+    assert torch.equal(images, torch.full((2, 3, 8, 8), 0.5))
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_channels_last_is_a_layout_and_changes_no_logit(channels_last):
+    torch.manual_seed(0)
+    layouts = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = classifier(network=network, channels_last=channels_last)
+    network.register_forward_pre_hook(
+        lambda _, images: layouts.append(images[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(model(images), network(images))
+    assert layouts[0] is channels_last
+
+
+def test_fit_measures_the_statistics_or_takes_those_given():
+    for given in ({}, {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}):
+        images, model = data(**given), classifier()
+        fit(model, images, epochs=1)
+        mean, std = images.statistics()
+        torch.testing.assert_close(model.normalize.mean.flatten(), torch.tensor(mean))
+        torch.testing.assert_close(model.normalize.std.flatten(), torch.tensor(std))
+    assert mean == [0.1, 0.2, 0.3]
+
+
+# Loss and metrics
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> float:
+    """The mean of -sum(target * log softmax), in float64, written out."""
+    exponents = np.exp(logits.double().numpy())
+    probabilities = exponents / exponents.sum(1, keepdims=True)
+    targets = np.full(probabilities.shape, smoothing / probabilities.shape[1])
+    targets[np.arange(len(labels)), labels.numpy()] += 1 - smoothing
+    return float(-(targets * np.log(probabilities)).sum(1).mean())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(smoothing):
+    # A learning rate of 0: every batch meets the same network.
+    model = classifier(label_smoothing=smoothing, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    images, logged = data(), Logged()
+    fit(model, images, epochs=1, logger=logged)
+    for split, expected_smoothing in (("train", smoothing), ("val", 0.0)):
+        part = images.part(split)
+        pixels, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
+        with torch.no_grad():
+            logits = model(pixels)
+        assert logged.values[f"{split}/loss"][0] == pytest.approx(
+            cross_entropy(logits, labels, expected_smoothing), rel=1e-5
+        )
+        assert logged.values[f"{split}/acc"][0] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
+def test_label_smoothing_outside_0_to_1_is_refused(smoothing):
+    with pytest.raises(ValueError, match=rf"model.label_smoothing is {smoothing}: a fraction of 0 to 1"):
+        classifier(label_smoothing=smoothing)
+
+
+def test_test_metrics_equal_those_counted_from_the_predictions():
+    source = FakeSource(test=(11, 3, 9))  # 23 images: the last of the batches holds 2
+    images = ImageData(source, batch_size=7, mean=[0.4] * 3, std=[0.2] * 3)
+    model = classifier()
+    kept = Outputs()
+    metrics = trainer(kept).test(model, images, verbose=False)[0]
+    probabilities = torch.cat(kept.of_test)
+
+    labels = source.load("test").labels
+    assert probabilities.shape == (23, 3) and probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(23))
+    right = (probabilities.argmax(1) == labels).double()
+    assert 0 < right.sum() < 23
+    expected = {"test/loss": float(-probabilities[range(23), labels].log().mean()), "test/acc": float(right.mean())}
+    expected |= {f"test/acc/{name}": float(right[labels == label].mean()) for label, name in enumerate("abc")}
+    assert metrics == pytest.approx(expected, rel=1e-5)
+    assert set(metrics) == set(expected)
+
+
+@pytest.mark.parametrize("tta", ["none", "flip", "flip+shift"])
+def test_test_time_augmentation_counts_in_the_test_and_not_in_validation(tta):
+    module, kept = classifier(tta=tta), Outputs()
+    metrics = trainer(kept).test(module, data(), verbose=False)[0]
+    images, labels = FakeSource().load("test")[:2]
+    expected = average(module.network, module.normalize(images), tta).softmax(1)
+    torch.testing.assert_close(torch.cat(kept.of_test), expected)
+    assert metrics["test/loss"] == pytest.approx(float(-expected[range(15), labels].log().mean()), rel=1e-5)
+    arrays, indices = (images := data()).part("val")
+    validated = trainer().validate(module, images, verbose=False)[0]
+    plain = module.network(module.normalize(arrays.images[indices]))
+    assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(plain, arrays.labels[indices])), rel=1e-5)
+
+
+class Smallest(nn.Module):
+    """A loss that can be told by hand: the mean of the smallest logit and the label."""
+
+    def forward(self, logits, labels):
+        return (logits.amin(1) + labels).mean()
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
+    model = classifier(loss=Smallest(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    images, logged = data(), Logged()
+    made = fit(model, images, epochs=1, logger=logged)
+    made.test(model, images, verbose=False)
+    for split in ("train", "val", "test"):
+        part = images.part(split)
+        with torch.no_grad():
+            logits = model(part.arrays.images[part.indices])
+        expected = float(Smallest()(logits, part.arrays.labels[part.indices]))
+        assert logged.values[f"{split}/loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
+    with pytest.raises(ValueError, match="label_smoothing is of cross entropy"):
+        classifier(loss=Smallest(), label_smoothing=0.1)
+
+
+def test_callbacks_get_the_probabilities_of_validation_images():
+    class Watch(Callback):
+        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            expected = pl_module(batch[0]).softmax(1)
+            torch.testing.assert_close(outputs, expected)
+            self.seen = len(outputs)
+
+    watch = Watch()
+    fit(classifier(), data(), watch, epochs=1)
+    assert watch.seen == 6
+
+
+class Halves(nn.Module):
+    """Mixes every image half and half with the one before it, and their targets too."""
+
+    def forward(self, images, targets):
+        self.targets = targets
+        return (images + images.roll(1, 0)) / 2, 0.75 * targets + 0.25 * targets.roll(1, 0)
+
+
+def test_mixed_images_are_trained_on_with_mixed_targets():
+    seen = {}
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, images):
+            if self.training:
+                seen["images"] = images
+            return self.inner(images)
+
+    logged = Logged()
+    whole = data(batch_size=24, val_fraction=0.2, mean=[0.5] * 3, std=[0.25] * 3)
+    module = classifier(network=Watched(), mixing=Halves(), label_smoothing=0.1)
+    before = {name: value.clone() for name, value in module.network.inner.state_dict().items()}
+    fit(module, whole, epochs=1, logger=logged)
+    loader = whole.train_dataloader()
+    images, labels = loader.batch(loader.order(0), 0, 0)
+    plain = (images / 255 - 0.5) / 0.25
+    mixed = (plain + plain.roll(1, 0)) / 2
+    torch.testing.assert_close(seen["images"], mixed)
+    one_hot = torch.eye(3)[labels]
+    targets = 0.75 * one_hot + 0.25 * one_hot.roll(1, 0)
+    logits = mixed.flatten(1) @ before["1.weight"].T + before["1.bias"]
+    smoothed = 0.9 * targets + 0.1 / 3
+    loss = float(-(smoothed * logits.log_softmax(1)).sum(1).mean())
+    assert logged.values["train/loss"] == pytest.approx([loss], rel=1e-5)
+    right = float((logits.argmax(1) == labels).float().mean())  # three quarters of each image are of its own class
+    assert logged.values["train/acc"] == pytest.approx([right])
+
+
+@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
+def test_torchvisions_mixing_is_given_by_its_class_path(name):
+    module = as_command_line({"mixing": {"class_path": f"torchvision.transforms.v2.{name}", "init_args": {"alpha": 1}}})
+    torch.manual_seed(0)
+    images, targets = module.mixing(torch.rand(8, 3, 8, 8), torch.eye(3)[torch.arange(8) % 3])
+    assert images.shape == (8, 3, 8, 8)
+    torch.testing.assert_close(targets.sum(1), torch.ones(8))
+    assert not torch.equal(targets, targets.round())
+
+
+def test_a_network_that_wants_images_gets_normalised_training_images_before_a_fit_and_no_others():
+    class Asking(nn.Sequential):
+        def initialize(self, images):
+            self.seen = images
+
+    network = Asking(nn.Flatten(), nn.Linear(192, 3))
+    module = classifier(network=network)
+    images = data(mean=[0.5] * 3, std=[0.25] * 3)
+    fit(module, images, epochs=1)
+    arrays, indices = images.part("train")
+    torch.testing.assert_close(network.seen, (arrays.images[indices] / 255 - 0.5) / 0.25)
+    del network.seen
+    trainer().test(module, images, verbose=False)
+    assert not hasattr(network, "seen")
+
+
+def test_parameters_reach_the_optimizer_by_role_and_norms_are_not_decayed_unless_asked():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
+
+    def adam(groups):
+        return torch.optim.Adam(groups, lr=0.5, weight_decay=0.25)
+
+    module = classifier(network=network, optimizer=adam, parameter_groups={"norms": {"lr": 2, "weight_decay": 0.125}})
+    optimizer = module.configure_optimizers()
+    settings = [(group["role"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert settings == [
+        ("filters", 0.5, 0.25),
+        ("matrices", 0.5, 0.25),
+        ("norms", 2, 0.125),
+        ("biases", 0.5, 0.0),
+    ]
+
+
+def test_a_setting_of_a_group_that_the_optimizer_does_not_know_is_refused():
+    module = classifier(parameter_groups={"biases": {"momentun": 0.9}})
+    with pytest.raises(ValueError, match=r"model.parameter_groups.biases.momentun is no setting of SGD: there are lr,"):
+        module.configure_optimizers()
+
+
+def test_a_compiled_network_has_the_same_weights_names_and_logits():
+    plain, compiled = classifier(), classifier(compile=True)
+    for module in (plain, compiled):
+        fit(module, data(), epochs=1)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    torch.testing.assert_close(dict(compiled.state_dict()), dict(plain.state_dict()))
+    images = FakeSource().load("test").images
+    torch.testing.assert_close(compiled(images), plain(images))
+
+
+def test_names_that_are_logged_in_a_fit():
+    logged = Logged()
+    fit(classifier(), data(), epochs=2, logger=logged)
+    steps = {"train/loss_step", "train/acc_step", "lr_step"}
+    assert set(logged.values) == {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch"} | steps
+
+
+def test_step_metrics_are_logged_only_every_log_every_n_steps():
+    logged = Logged()
+    fit(classifier(), data(), epochs=4, logger=logged, log_every_n_steps=5)
+    assert logged.steps["train/loss_step"] == logged.steps["train/acc_step"] == logged.steps["lr_step"] == [4, 9]
+    assert logged.steps["train/loss"] == logged.steps["val/acc"] == logged.steps["lr"] == [2, 5, 8, 11]
+
+
+def test_it_learns_and_every_epoch_counts_from_zero():
+    logged = Logged()
+    fit(classifier(optimizer=functools.partial(torch.optim.Adam, lr=0.01)), data(), epochs=30, logger=logged)
+    assert logged.values["train/loss"][-1] < 0.1 < logged.values["train/loss"][0]
+    assert logged.values["train/acc"][-1] == 1.0  # which a mean over all epochs would not be
+    sixths = torch.tensor(logged.values["val/acc"]) * 6  # there are 6 validation images
+    torch.testing.assert_close(sixths, sixths.round())
+
+
+def test_a_loss_of_nan_is_logged_as_nan():
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = torch.zeros(len(images), 3)
+            return logits / 0 if len(images) == 7 else logits  # all of the last batch
+
+    metrics = trainer().test(classifier(network=Broken()), data(), verbose=False)[0]
+    assert math.isnan(metrics["test/loss"])
+
+
+def test_without_a_datamodule_it_says_what_is_missing():
+    with pytest.raises(ValueError, match="needs a datamodule that knows its classes: pass an ImageData"):
+        trainer().fit(classifier(), train_dataloaders=[(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_another_number_of_logits_than_of_classes_names_both(classes):
+    with pytest.raises(ValueError, match=rf"logits of shape \[\d+, {classes}\] .*the data has 3 classes"):
+        fit(classifier(network=linear(classes)), data(), epochs=1)
+
+
+# Learning rate
+
+
+class Forced(nn.Module):
+    """Has the validation loss it is told on images of class 0 of 3, whatever they show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.loss = 1.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.weight.expand(len(images), 3).clone()
+        if not self.training:
+            logits[:, 0] = -math.log((math.exp(self.loss) - 1) / 2)  # loss = log(1 + 2 exp(-logit))
+        return logits
+
+
+class ForceLosses(Callback):
+    """The validation loss of each epoch."""
+
+    def __init__(self, losses) -> None:
+        self.losses = losses
+
+    def on_validation_epoch_start(self, trainer, model):
+        model.network.weight.data.zero_()
+        model.network.loss = 99.0 if trainer.sanity_checking else self.losses[trainer.current_epoch]
+
+
+def fit_with_losses(losses, *callbacks, epochs=None, **options) -> list[float]:
+    """Learning rate of each epoch of a fit with these validation losses: 2 steps an epoch."""
+    rates = LearningRates()
+    images = ImageData(FakeSource(train=(4, 4, 4), val=(4, 0, 0)), batch_size=6)
+    ckpt_path = options.pop("ckpt_path", None)
+    model = ImageClassifier(Forced(), **options)
+    logged = Logged()
+    epochs = epochs or len(losses)
+    fit(model, images, ForceLosses(losses), rates, *callbacks, epochs=epochs, ckpt_path=ckpt_path, logger=logged)
+    assert logged.values["val/loss"] == pytest.approx(
+        losses[epochs - len(logged.values["val/loss"]) : epochs], rel=1e-5
+    )
+    assert rates.steps[::2] == rates.steps[1::2]
+    return rates.steps[::2]
+
+
+def test_the_articles_adam_halves_its_rate_after_5_epochs_without_improvement():
+    # Epoch 0 is the best; 1 to 6 are no better: 6 > patience 5.
+    assert fit_with_losses([1.0] * 9) == [1e-3] * 7 + [5e-4] * 2
+
+
+def test_default_optimizer_is_the_articles():
+    model = classifier(**{"optimizer": ImageClassifier.__init__.__defaults__[0]})
+    optimizer = model.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 1e-4)
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+
+
+PLATEAU = functools.partial(ReduceLROnPlateau, factor=0.5, patience=1)
+LOSSES = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5, 1.5, 1.5, 1.5]
+# worse than the best by then:   1    2 -> halved       1    2 -> halved   1
+PLATEAU_RATES = [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_plateau_watches_the_validation_loss():
+    assert fit_with_losses(LOSSES, optimizer=sgd, lr_scheduler=PLATEAU) == PLATEAU_RATES
+
+
+@pytest.mark.parametrize("epochs", range(1, 9))
+def test_plateau_goes_on_after_a_resume(epochs):
+    options = {"optimizer": sgd, "lr_scheduler": PLATEAU}
+    before = fit_with_losses(LOSSES, Checkpoints(), epochs=epochs, **options)
+    after = fit_with_losses(LOSSES, ckpt_path=LAST, **options)
+    assert before + after == PLATEAU_RATES
+
+
+def as_command_line(text: dict) -> ImageClassifier:
+    """The classifier as jsonargparse makes it from class paths."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ImageClassifier, "model", fail_untyped=False)
+    network = {"class_path": "torch.nn.LazyLinear", "init_args": {"out_features": 3}}
+    model = parser.instantiate(parser.parse_object({"model": {"network": network} | text})).model
+    model.network = linear()
+    return model
+
+
+def rates_of(lr_scheduler, epochs: int) -> list[float]:
+    """Learning rate of every step, 3 an epoch, of a fit with SGD at 1.0."""
+    rates = LearningRates()
+    if isinstance(lr_scheduler, dict):
+        optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+        model = as_command_line({"optimizer": optimizer, "lr_scheduler": lr_scheduler})
+    else:
+        model = classifier(lr_scheduler=lr_scheduler)
+    fit(model, data(), rates, epochs=epochs)
+    return rates.steps
+
+
+def cosine(epochs: int, of: int) -> list[float]:
+    return [(1 + math.cos(math.pi * epoch / of)) / 2 for epoch in range(epochs) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "length"),
+    [
+        (CosineAnnealingLR, 5),
+        (functools.partial(CosineAnnealingLR), 5),
+        (functools.partial(CosineAnnealingLR, T_max=0), 5),
+        (functools.partial(CosineAnnealingLR, T_max=10), 10),
+        ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 0}}, 5),
+        ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 10}}, 10),
+    ],
+)
+def test_cosine_moves_every_epoch_over_the_whole_fit_or_the_length_given(schedule, length):
+    assert rates_of(schedule, 5) == pytest.approx(cosine(5, length))
+
+
+def one_cycle(steps: int, max_lr: float, pct_start: float) -> list[float]:
+    """Up from max_lr / 25 to the peak, down to a 10,000th of the start: half cosines."""
+    start, end, peak = max_lr / 25, max_lr / 25 / 1e4, pct_start * steps - 1
+
+    def between(a: float, b: float, part: float) -> float:
+        return b + (a - b) / 2 * (1 + math.cos(math.pi * part))
+
+    return [
+        between(start, max_lr, step / peak)
+        if step <= peak
+        else between(max_lr, end, (step - peak) / (steps - 1 - peak))
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4),
+        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4, total_steps=15),
+        {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 2.0, "pct_start": 0.4}},
+    ],
+)
+def test_one_cycle_moves_every_step_and_ends_with_the_last(schedule):
+    rates = rates_of(schedule, 5)
+    assert rates == pytest.approx(one_cycle(15, 2.0, 0.4))
+    assert rates[5] == max(rates) == pytest.approx(2.0)
+    assert rates[-1] == pytest.approx(2.0 / 25 / 1e4)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(StepLR, step_size=2, gamma=0.1),
+        {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.1}},
+    ],
+)
+def test_step_schedule_moves_every_epoch(schedule):
+    assert rates_of(schedule, 5) == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 3)
+
+
+def test_without_schedule_the_rate_stays():
+    assert rates_of(None, 3) == [1.0] * 9
+
+
+def test_one_cycle_counts_optimizer_steps_where_gradients_are_accumulated():
+    rates = LearningRates()
+    model = classifier(lr_scheduler=functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4))
+    fit(model, data(), rates, epochs=5, accumulate_grad_batches=3)
+    assert rates.steps[::3] == pytest.approx(one_cycle(5, 2.0, 0.4))
+
+
+# Checkpoints
+
+
+def saved(epochs: int = 1, **options) -> dict:
+    fit(classifier(**options), data(), Checkpoints(), epochs=epochs)
+    return torch.load(LAST, weights_only=True)
+
+
+def test_checkpoint_loads_as_plain_data_and_knows_the_images():
+    content = saved(lr_scheduler=PLATEAU)
+    mean, std = data().statistics()
+    assert set(content["data"]) == {"class_names", "image_shape", "mean", "std"}
+    assert content["data"]["class_names"] == ["a", "b", "c"]
+    assert content["data"]["image_shape"] == [3, 8, 8]
+    assert content["data"]["mean"] == pytest.approx(mean) and content["data"]["std"] == pytest.approx(std)
+    assert set(content["state_dict"]) == {"network.1.weight", "network.1.bias"}
+    assert content["plateau"]["num_bad_epochs"] in (0, 1) and content["plateau"]["best"] > 0
+
+
+def test_test_of_a_checkpoint_normalises_as_the_fit_did():
+    images, model = data(), classifier()
+    fit(model, images, Checkpoints(), epochs=3)
+    expected = trainer().test(model, images, verbose=False)[0]
+    fresh = data()
+    assert trainer().test(classifier(), fresh, ckpt_path=LAST, verbose=False)[0] == expected
+    assert fresh.source.loaded == ["test"]  # the training images are not needed for it
+    assert expected["test/acc"] > 0.5
+
+
+def test_statistics_given_win_over_those_of_the_checkpoint():
+    saved()
+    model = classifier()
+    trainer().test(model, data(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]), ckpt_path=LAST, verbose=False)
+    assert model.normalize.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+class Renamed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = linear()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.other(images)
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 7)),
+            r"another network: network.1.weight has shape \[3, 192\] in the checkpoint, \[7, 192\] here; network.1",
+        ),
+        (Renamed, r"another network: network.other.1.weight is missing in the checkpoint; .*and 1 more"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False)),
+            "another network: network.1.bias is only in the checkpoint. Leave the --model options out",
+        ),
+    ],
+)
+def test_checkpoint_of_another_network_names_the_difference(network, words):
+    saved()
+    with pytest.raises(ValueError, match=words):
+        trainer().test(classifier(network=network()), data(), ckpt_path=LAST, verbose=False)
+
+
+@pytest.mark.parametrize("names", [["a", "c", "b"], ["cat", "dog", "eel"]])
+def test_checkpoint_with_other_classes_names_both(names):
+    saved()
+    other = ImageData(FakeSource(names=names))
+    with pytest.raises(ValueError, match=f"knows the classes a, b, c, but the data has {', '.join(names)}: use data"):
+        trainer().test(classifier(), other, ckpt_path=LAST, verbose=False)
+
+
+def test_many_classes_are_named_in_short():
+    many = [f"c{number}" for number in range(30)]
+    fit(
+        classifier(network=linear(30)),
+        ImageData(FakeSource(train=[3] * 30, names=many), val_fraction=0.4),
+        Checkpoints(),
+        epochs=1,
+    )
+    with pytest.raises(ValueError, match=r"c0, c1, .*c9, … \(30 in all\), but the data has a, b, c"):
+        trainer().test(classifier(network=linear(30)), data(), ckpt_path=LAST, verbose=False)

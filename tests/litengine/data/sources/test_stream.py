@@ -1,0 +1,190 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from litdata.streaming import Cache
+from streams import as_rows, data_of, everything, files, write
+
+from litcnn.data import ImageData
+from litengine.data import BatchLoader, Stream
+from litengine.data.sources import records, stream
+
+pytestmark = pytest.mark.usefixtures("small_shards")
+
+
+def test_a_stream_holds_what_was_written():
+    data = data_of(val_fraction=0.2)
+    written = write(data)
+    assert written.shards == 9 + 3 + 2 and written.bytes == 120 * 192
+    source = Stream("stream")
+    source.prepare()
+    assert source.class_names == ["a", "b", "c"] and source.image_shape == (3, 8, 8)
+    for split, size in {"train": 84, "val": 21, "test": 15}.items():
+        part, arrays = data.part(split), source.load(split)
+        assert arrays.images.shape == (size, 3, 8, 8) and arrays.labels.dtype == torch.int64
+        images, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
+        assert as_rows(everything(arrays), arrays.labels) == as_rows(images, labels)
+        if split != "train":  # these keep their order
+            assert torch.equal(everything(arrays), images) and torch.equal(arrays.labels, labels)
+    assert not (Path("data")).exists()  # nothing is copied
+
+
+def test_training_images_are_shuffled_once_for_all():
+    sorted_by_class = data_of(train=(100, 100, 100), val_fraction=0)
+    arrays = sorted_by_class.part("train").arrays
+    order = torch.argsort(arrays.labels)
+    arrays.images.copy_(arrays.images[order]), arrays.labels.copy_(arrays.labels[order])
+    write(sorted_by_class)
+    labels = Stream("stream").load("train").labels.reshape(-1, 10)
+    assert all(len(shard.unique()) >= 2 for shard in labels)
+    write(sorted_by_class, "again")
+    assert files(Path("stream")) == files(Path("again"))
+
+
+def test_splits_that_are_not_there():
+    write(data_of(test=None, val_fraction=0))
+    source = Stream("stream")
+    assert source.load("val") is None and source.load("test") is None
+    cut = ImageData(source, val_fraction=0.2)  # then they are cut as ever
+    assert len(cut.part("val").indices) == 21 and len(cut.part("train").indices) == 84
+
+
+def test_statistics_are_known_and_nothing_is_read_for_them(monkeypatch):
+    data = data_of(val_fraction=0.2)
+    write(data)
+    streamed = ImageData(Stream("stream"))
+    monkeypatch.setattr(Stream, "_read_shard", lambda *_: pytest.fail("a shard is read"))
+    assert streamed.statistics() == data.statistics()  # to the last bit
+
+
+def test_statistics_of_a_part_are_measured():
+    data = data_of(val_fraction=0)
+    write(data)
+    part = ImageData(Stream("stream"), val_fraction=0.2)
+    assert part.statistics() != data.statistics()
+    assert part.statistics()[0] == pytest.approx(data.statistics()[0], abs=0.02)
+
+
+@pytest.mark.parametrize("root", ["stream", "s3://bucket/stream"])
+def test_batches_from_a_folder_and_from_a_store_are_those_of_memory(root, store):
+    data = data_of(train=(100, 110, 90), val_fraction=0)
+    write(data, root)
+    arrays = Stream(root).load("train")
+    pixels = everything(arrays)
+    for epoch in (0, 1):
+        streamed = Stream(root).load("train")
+        loader = BatchLoader(streamed.images, streamed.labels, 16, shuffle=True, place=lambda epoch=epoch: (epoch, 0))
+        for number, (images, labels) in enumerate(loader):
+            chosen = loader.chosen(loader.order(epoch), number)
+            assert torch.equal(images, pixels[chosen]) and torch.equal(labels, arrays.labels[chosen])
+
+
+PROGRAM = """
+import hashlib
+from litcnn.data import BatchLoader, Stream
+arrays, hashed = Stream("stream").load("train"), hashlib.sha256()
+for images, _ in BatchLoader(arrays.images, arrays.labels, 16, shuffle=True, place=lambda: (3, 5)):
+    hashed.update(images.numpy())
+print(hashed.hexdigest())
+"""
+
+
+def test_the_order_is_the_same_in_another_process(capsys):
+    write(data_of(train=(100, 110, 90), val_fraction=0))
+    exec(PROGRAM)
+    other = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
+    assert other.stdout == capsys.readouterr().out != ""
+
+
+def test_a_folder_that_is_no_stream():
+    Path("empty").mkdir()
+    Path("file").write_text("")
+    with pytest.raises(ValueError, match="nowhere does not exist; make it with: python main.py prepare"):
+        Stream("nowhere").prepare()
+    for root in ("empty", "file"):
+        with pytest.raises(ValueError, match=f"{root} holds no stream, or one that is not finished"):
+            Stream(root).prepare()
+
+
+def test_litdata_of_another_program():
+    cache = Cache("other/contents", chunk_size=1)
+    cache[0] = {"image": torch.zeros(2, 2)}
+    cache.done()
+    cache.merge()
+    with pytest.raises(ValueError, match=r"other holds no stream of this program \('about'\)"):
+        Stream("other").prepare()
+
+
+def test_a_later_format(monkeypatch):
+    monkeypatch.setattr(stream, "FORMAT", 2)
+    write(data_of())
+    monkeypatch.setattr(stream, "FORMAT", 1)
+    with pytest.raises(ValueError, match="it has format 2, and this version reads 1"):
+        Stream("stream").prepare()
+
+
+def test_pickled_objects_are_not_opened():
+    class Attack:
+        def __reduce__(self):
+            return (Path.touch, (Path("attacked"),))
+
+    cache = Cache("evil/contents", chunk_size=1)
+    cache[0] = {"about": Attack(), "labels": Attack()}
+    cache.done()
+    cache.merge()
+    assert "pickle" in json.loads(Path("evil/contents/index.json").read_text())["config"]["data_format"]
+    with pytest.raises(ValueError, match="pickled objects, which are not opened"):
+        Stream("evil").prepare()
+    assert not Path("attacked").exists()
+
+
+def shards_of(folder: str) -> list[Path]:
+    return sorted(Path(folder, "train").glob("chunk-*.bin"), key=lambda path: int(path.stem.split("-")[-1]))
+
+
+def test_a_flipped_bit_is_found():
+    write(data_of())
+    shard = shards_of("stream")[3]
+    content = bytearray(shard.read_bytes())
+    content[-100] ^= 1
+    shard.write_bytes(content)
+    images = Stream("stream").load("train").images
+    assert images[29].shape == (3, 8, 8)  # of another shard
+    with pytest.raises(ValueError, match="shard 3 of the train images in stream is damaged"):
+        images[30]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("gone", r"FileNotFoundError: stream/train/chunk-0-3\.bin is not there"),
+        ("cut short", r"OSError: stream/train/chunk-0-3\.bin has 1,860 bytes in place of 1,960"),
+        ("index", "JSONDecodeError: Expecting property name"),
+    ],
+)
+def test_a_shard_that_cannot_be_read(what, reason):
+    write(data_of())
+    shard = shards_of("stream")[3]
+    if what == "gone":
+        shard.unlink()
+    elif what == "cut short":
+        shard.write_bytes(shard.read_bytes()[:-100])
+    else:
+        Path("stream/train/index.json").write_text("{")
+    with pytest.raises(OSError, match=f"shard 3 of the train images in stream cannot be read: {reason}"):
+        Stream("stream").load("train").images[30]
+
+
+def test_without_litdata(monkeypatch):
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'pip install "litcnn\[stream\]"'):
+        Stream("stream").prepare()
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (65537, np.uint32)])
+def test_labels_take_as_few_bytes_as_they_can(classes, kind):
+    assert stream.label_type(classes) is kind

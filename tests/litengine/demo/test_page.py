@@ -1,0 +1,233 @@
+"""The page as its server answers: without a browser, and to those who do not keep to it."""
+
+import base64
+import io
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from torch import nn
+
+from litcnn.model import ImageClassifier
+from litengine.data import Digits
+from litengine.demo import page as page_module
+from litengine.demo.examples import save_examples
+from litengine.demo.page import CSS, describe, make_page
+from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
+from litengine.inference.predictor import Predictor
+from litcnn.networks import CNN
+from litengine.inference.saliency import saliency
+
+pytest.importorskip("gradio")
+http = pytest.importorskip("httpx").Client(timeout=60)
+
+
+def make_predictor(network: nn.Module | None = None, names: int = 12) -> Predictor:
+    torch.manual_seed(0)
+    classifier = ImageClassifier(network or CNN(widths=[4], hidden=8, image_size=32, num_classes=names))
+    classifier.class_names = [f"class {label}" for label in range(names)]
+    classifier.image_shape = (3, 32, 32)
+    return Predictor(classifier, "cpu")
+
+
+class Site(NamedTuple):
+    """A page that is served."""
+
+    predictor: Predictor
+    folder: Path
+    url: str
+
+    def upload(self, name: str, content: bytes) -> dict[str, Any]:
+        answer = http.post(f"{self.url}gradio_api/upload", files={"files": (name, content)})
+        assert answer.status_code == 200, answer.text
+        return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+    def classify(self, image: dict[str, Any]) -> dict[str, Any]:
+        """What the page is told at last: `success`, and the `output` it was given."""
+        asked = {"data": [image], "fn_index": self._index(), "session_hash": uuid.uuid4().hex}
+        answer = http.post(f"{self.url}gradio_api/queue/join", json=asked)
+        if answer.status_code != 200:
+            return {"success": False, "status": answer.status_code}
+        listen = {"session_hash": asked["session_hash"]}
+        with http.stream("GET", f"{self.url}gradio_api/queue/data", params=listen) as events:
+            for line in events.iter_lines():
+                message = json.loads(line.removeprefix("data: ")) if line else {}
+                if message.get("msg") == "process_completed":
+                    return dict(message)
+        raise AssertionError("the answer ended too early")
+
+    def _index(self) -> int:
+        """Of the function that answers a change of the image."""
+        functions = http.get(f"{self.url}config").json()["dependencies"]
+        return int(next(function["id"] for function in functions if len(function["outputs"]) == 3))
+
+    def picture(self, output: dict[str, Any]) -> np.ndarray:
+        answer = http.get(f"{self.url}gradio_api/file={output['path']}")
+        return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[Site]:
+    """Twelve classes, the digits as examples."""
+    folder = folder.resolve()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        predictor = make_predictor()
+        examples = save_examples({"class_path": "litengine.data.Digits"}, folder)
+        page = make_page(predictor, "a <b>run</b>", examples, folder)
+        try:
+            yield Site(predictor, folder, launch(page, CSS, "127.0.0.1", find_port("127.0.0.1", None)))
+        finally:
+            page.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with served(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+def png(pixels: np.ndarray, **settings: Any) -> bytes:
+    """A file, of pixels (3, H, W)."""
+    file = io.BytesIO()
+    Image.fromarray(np.moveaxis(pixels, 0, 2)).save(file, "PNG", **settings)
+    return file.getvalue()
+
+
+def random_image(height: int = 40, width: int = 50) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
+
+
+def test_the_answer_is_that_of_the_predictor(site: Site) -> None:
+    pixels = random_image()
+    answer = site.classify(site.upload("photo.png", png(pixels)))
+    assert answer["success"]
+    classes, seen, speaks = answer["output"]["data"]
+    expected = site.predictor.predict(pixels)
+    assert classes["label"] == expected.label
+    told = {entry["label"]: entry["confidence"] for entry in classes["confidences"]}
+    assert told == pytest.approx(dict(expected.top(10))) and len(told) == 10  # of twelve
+    prepared = np.moveaxis(site.predictor.prepare(pixels), 0, 2)
+    np.testing.assert_array_equal(site.picture(seen), np.kron(prepared, np.ones((10, 10, 1), dtype=np.uint8)))
+    assert speaks["label"] == f"Speaks for {expected.label}"
+    heat = saliency(site.predictor.classifier, site.predictor.prepare(pixels))
+    marked = np.abs(site.picture(speaks["value"]).astype(int) - site.picture(seen)).sum(2)  # (320, 320)
+    assert marked.shape == (320, 320)
+    assert np.corrcoef(marked.reshape(32, 10, 32, 10).mean((1, 3)).ravel(), heat.ravel())[0, 1] > 0.5
+
+
+def test_an_example_is_a_file_like_an_upload(site: Site) -> None:
+    image = Digits().load("test").images[0]
+    label = int(Digits().load("test").labels[0])
+    answer = site.classify({"path": str(site.folder / f"{label}.png"), "meta": {"_type": "gradio.FileData"}})
+    assert answer["output"]["data"][0]["label"] == site.predictor.predict(image).label
+
+
+def bomb(size: int = 20_000) -> bytes:
+    file = io.BytesIO()
+    Image.new("1", (size, size)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no image at all", "photo.png: is not an image of a known format"),
+        (png(random_image())[:1000], "photo.png: .*truncated"),
+        (b"", "photo.png: "),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "photo.png: is not an image of a known format"),
+        (bomb(), r"photo.png: .*pixels"),
+    ],
+    ids=["text", "truncated", "empty", "svg", "bomb"],
+)
+def test_what_is_no_image_is_said(site: Site, content: bytes, reason: str) -> None:
+    answer = site.classify(site.upload("photo.png", content))
+    assert not answer["success"]
+    said = answer["output"]["error"]
+    assert re.match(reason, said)
+    assert str(site.folder) not in said and "Traceback" not in said
+
+
+def test_a_bomb_is_not_decoded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    content = bomb(10_000)  # Pillow itself only warns of it
+    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append("load"))
+    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append("load"))
+    assert not site.classify(site.upload("photo.png", content))["success"]
+    assert decoded == []
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_a_file_of_this_machine_that_was_not_uploaded_is_refused(site: Site, meta: dict[str, Any]) -> None:
+    secret = Path("secret.png").resolve()
+    secret.write_bytes(png(random_image()))
+    for path in (str(secret), f"{site.folder}/../{os.path.relpath(secret, site.folder.parent)}"):
+        assert not site.classify({"path": path, **meta})["success"]
+        assert http.get(f"{site.url}gradio_api/file={path}").status_code == 403
+    data = f"data:image/png;base64,{base64.b64encode(secret.read_bytes()).decode()}"
+    assert not site.classify({"path": str(secret), "url": data, **meta})["success"]
+
+
+def test_too_large_a_file_is_refused(site: Site) -> None:
+    for size in (MAX_UPLOAD + 1, MAX_UPLOAD + MAX_REQUEST + 1):  # by Gradio, by the gate
+        answer = http.post(f"{site.url}gradio_api/upload", files={"files": ("a.png", b"x" * size)})
+        assert answer.status_code == 413
+
+
+def test_the_server_does_not_download(site: Site) -> None:
+    image = {"path": "http://192.0.2.1/a.png", "meta": {"_type": "gradio.FileData"}}
+    assert site.classify(image)["status"] == 403
+    assert http.get(f"{site.url}gradio_api/file=http://192.0.2.1/a.png").status_code == 403
+
+
+def test_uploads_are_forgotten_and_examples_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < page_module.FORGET[0] <= page_module.FORGET[1] <= 300
+    monkeypatch.setattr(page_module, "FORGET", (1, 1))
+    (tmp_path / "site").mkdir()
+    with served(tmp_path / "site") as site:
+        answer = site.classify(site.upload("photo.png", png(random_image())))
+        assert answer["success"]
+        examples = {site.folder / f"{digit}.png" for digit in range(10)}
+        deadline = time.monotonic() + 20
+        while (files := {path for path in site.folder.rglob("*") if path.is_file()}) != examples:
+            assert files > examples and time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_nothing_else_is_offered(site: Site) -> None:
+    config = http.get(f"{site.url}config").json()
+    assert config["title"] == "a <b>run</b> · LitCNN"
+    assert config["footer_links"] == [] and not config["analytics_enabled"] and not config["show_error"]
+    assert http.get(f"{site.url}gradio_api/info").json()["named_endpoints"] == {}
+    assert http.get(f"{site.url}monitoring/summary").status_code >= 400
+    text = next(part["props"]["value"] for part in config["components"] if part["type"] == "markdown")
+    assert "<h1>a &lt;b&gt;run&lt;/b&gt;</h1>" in text and describe(site.predictor) in text
+
+
+def test_an_error_of_ours_shows_no_traceback(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("inner matters")
+
+    monkeypatch.setattr(site.predictor.classifier.network, "forward", fail)
+    answer = site.classify(site.upload("photo.png", png(random_image(35))))
+    assert not answer["success"] and "inner matters" not in json.dumps(answer)
+
+
+def test_the_line_about_the_model() -> None:
+    assert describe(make_predictor(names=3)) == (
+        "CNN, 8,503 parameters · 32x32 pixels · 3 classes: class 0, class 1, class 2"
+    )
+    assert describe(make_predictor(names=11)).endswith(
+        "11 classes: " + ", ".join(f"class {n}" for n in range(10)) + ", …"
+    )

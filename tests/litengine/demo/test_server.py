@@ -1,0 +1,109 @@
+"""Where the server listens, and what it refuses."""
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import pytest
+
+from litengine.demo.server import Gate, MAX_REQUEST, MAX_UPLOAD, find_port, is_seen_by_others
+
+
+def test_the_next_free_port_where_none_was_asked_for() -> None:
+    first = find_port("127.0.0.1", None)
+    assert 7860 <= first < 7960
+    with socket.create_server(("127.0.0.1", first)):
+        assert first < find_port("127.0.0.1", None) < 7960
+    assert find_port("127.0.0.1", None) == first  # it was closed again
+
+
+def test_a_port_that_was_asked_for_and_is_in_use_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port}: Address already in use.*--port"):
+            find_port("127.0.0.1", port)
+    assert find_port("127.0.0.1", port) == port
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("127.0.0.1", 0, "port is 0: 1 to 65535"),
+        ("127.0.0.1", 65536, "port is 65536"),
+        ("nowhere.invalid", None, "host is nowhere.invalid"),
+        ("192.0.2.1", None, "192.0.2.1, ports 7860 to 7959"),  # RFC 5737: nobody's
+    ],
+)
+def test_what_cannot_be_listened_at_is_said(host: str, port: int | None, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        find_port(host, port)
+
+
+@pytest.mark.parametrize(
+    ("host", "seen"), [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("::", True)]
+)
+def test_who_sees_it(host: str, seen: bool) -> None:
+    assert is_seen_by_others(host) is seen
+
+
+def ask(method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[bytes, bytes], bytes | None]:
+    """Status and headers of the answer, and the body that came through to the application; None where nothing did."""
+    arrived: list[bytes] = []
+    sent: list[dict[str, Any]] = []
+    chunks = [body[:10], body[10:]]  # as a body comes from the network
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        whole, more = b"", True
+        while more:
+            message = await receive()
+            whole, more = whole + message["body"], message.get("more_body", False)
+        arrived.append(whole)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"yes")]})
+        await send({"type": "http.response.body", "body": b"done"})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    given = {"content-length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
+    raw = [(name.encode(), value.encode()) for name, value in given.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw}
+    asyncio.run(Gate(app)(scope, receive, send))
+    return sent[0]["status"], dict(sent[0]["headers"]), arrived[0] if arrived else None
+
+
+def test_what_the_page_asks_comes_through_unchanged_and_the_answer_has_the_policy() -> None:
+    url = "http://127.0.0.1:7860/gradio_api/file=/uploads/1.png"
+    body = json.dumps({"data": [{"path": "/uploads/1.png", "url": url}], "fn_index": 0}).encode()
+    status, headers, arrived = ask("POST", "/gradio_api/queue/join", body)
+    assert status == 200 and arrived == body
+    assert headers[b"x-app"] == b"yes" and b"default-src 'self'" in headers[b"content-security-policy"]
+
+
+def test_files_are_let_through_up_to_their_size() -> None:
+    limit = MAX_UPLOAD + MAX_REQUEST
+    assert ask("POST", "/gradio_api/upload", b"x" * 30, content_length=str(limit))[2] == b"x" * 30
+    assert ask("POST", "/gradio_api/upload", content_length=str(limit + 1))[::2] == (413, None)
+
+
+def test_other_requests_are_small() -> None:
+    assert ask("POST", "/gradio_api/queue/join", b"[]", content_length=str(MAX_REQUEST))[0] == 200
+    assert ask("POST", "/gradio_api/queue/join", b"[]", content_length=str(MAX_REQUEST + 1))[::2] == (413, None)
+    assert ask("POST", "/gradio_api/upload", transfer_encoding="chunked")[::2] == (411, None)
+
+
+@pytest.mark.parametrize("path", ["http://192.0.2.1/a.png", "https://192.0.2.1/a.png", "h\\u0074tp://192.0.2.1/a.png"])
+def test_the_server_is_not_made_to_download(path: str) -> None:
+    body = f'{{"data": [[{{"path": "{path}", "meta": {{"_type": "gradio.FileData"}}}}]]}}'.encode()
+    assert ask("POST", "/gradio_api/queue/join", body)[::2] == (403, None)
+    status, headers, arrived = ask("GET", "/gradio_api/file=http://192.0.2.1/a.png")
+    assert (status, arrived) == (403, None)
+    assert b"content-security-policy" in headers
+
+
+def test_what_is_no_json_is_left_to_the_application() -> None:
+    for body in (b"{", b"[" * 30_000, b"\xff"):
+        assert ask("POST", "/gradio_api/queue/join", body)[::2] == (200, body)

@@ -1,0 +1,678 @@
+"""Exported files, used as their users would, against the checkpoint; and that a wrong one is never left behind."""
+
+import errno
+import functools
+import importlib.util
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+import litcnn
+from litengine import views as tta
+from litcnn.model import ImageClassifier
+from litengine.data import Digits
+from litengine.export import export, formats
+from litcnn.networks import CNN
+
+DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+NETWORK: dict[str, Any] = {
+    "widths": [6, 8],
+    "convolutions": 1,
+    "hidden": 32,
+    "dropout": 0.1,
+    "image_size": 32,
+    "num_classes": 10,
+}
+CNN_SPEC: dict[str, Any] = {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}
+DATA: dict[str, Any] = {"source": {"class_path": "litengine.data.Digits"}}
+MEAN, STD = [0.3, 0.35, 0.25], [0.3, 0.25, 0.4]
+STRANGE = """
+import torch
+from torch import nn
+
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 10)
+
+class Branches(Head):
+    def forward(self, images):
+        means = images.mean((2, 3))
+        if means.sum() > 0:
+            return self.head(means)
+        return self.head(-means)
+
+class Cond(Head):
+    def forward(self, images):
+        means = images.mean((2, 3))
+        return torch.cond(means[0].sum() > 0, lambda means: self.head(means), lambda means: self.head(-means), (means,))
+
+class Loops(Head):
+    def forward(self, images):
+        return torch.stack([self.head(image.mean((1, 2))) for image in images])
+
+class Bessel(Head):
+    def forward(self, images):
+        return self.head(torch.special.bessel_j0(images.mean((2, 3))))
+
+class Random(Head):
+    def forward(self, images):
+        return self.head(images.mean((2, 3)) + torch.rand(1))
+
+class Tied(Head):
+    def __init__(self):
+        super().__init__()
+        self.twin = nn.Linear(3, 10)
+        self.twin.weight = self.head.weight
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3))) + self.twin(images.amax((2, 3)))
+
+class Remembers(Head):
+    def get_extra_state(self):
+        return "no tensor"
+
+    def set_extra_state(self, state): ...
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3)))
+"""
+
+
+@functools.cache
+def digits() -> Tensor:
+    """200 real images that the export is not compared on: of the test split."""
+    arrays = Digits().load("test")
+    assert arrays is not None
+    return arrays.images[:200]
+
+
+def normalized(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in (MEAN, STD))
+    return (images / 255 - mean) / std
+
+
+def awakened(network: nn.Module, head: nn.Linear) -> nn.Module:
+    """Untrained, but its answers differ from image to image."""
+    images = normalized(digits())
+    with torch.no_grad():
+        network(images)  # statistics of BatchNorm that are not the initial ones
+        network.eval()
+        logits = network(images)
+        scale = 1 / (logits - logits.mean(0)).std()
+        head.weight.mul_(scale)
+        head.bias.copy_((head.bias - logits.mean(0)) * scale)
+    return network
+
+
+def save(network: nn.Module, spec: dict[str, Any], path: str = "best.ckpt", **content: Any) -> str:
+    """What `fit` writes, as far as it is needed."""
+    made = {
+        "litcnn": "0.1.0",
+        "config": {"model": {"network": spec, "tta": content.pop("tta", "none")}, "data": content.pop("data", DATA)},
+        "data": {"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": STD},
+        "state_dict": ImageClassifier(network).state_dict(),
+    }
+    torch.save({**made, **content}, path)
+    return path
+
+
+@functools.cache
+def small() -> nn.Module:
+    """A CNN, trained until it knows its images."""
+    arrays = Digits().load("train")
+    assert arrays is not None
+    images, labels = normalized(arrays.images[:300]), arrays.labels[:300]
+    torch.manual_seed(0)
+    network = CNN(**NETWORK)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture
+def checkpoint() -> str:
+    return save(small(), CNN_SPEC)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, str]]:
+    """The file of a format, and the checkpoint it was made of, with that test-time augmentation; made once."""
+
+    @functools.cache
+    def make(format: str, augmentation: str) -> tuple[Path, str]:
+        folder = tmp_path_factory.mktemp("exported")
+        checkpoint = save(small(), CNN_SPEC, str(folder / "best.ckpt"), tta=augmentation)
+        return export(checkpoint, format), checkpoint  # type: ignore[arg-type]
+
+    return make
+
+
+def use(path: Path, images: Tensor) -> Tensor:
+    """Probabilities, by the means of each format's own library and plain torch."""
+    if path.suffix == ".onnx":
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        (probabilities,) = session.run(None, {"images": images.numpy()})
+        return torch.from_numpy(probabilities)
+    if path.suffix == ".pt2":
+        with torch.inference_mode():
+            found: Tensor = torch.export.load(path).module()(images)
+            return found
+    settings = json.loads(Path(f"{path}.json").read_text())
+    network = CNN(**settings["network"]["init_args"]).eval()
+    network.load_state_dict(safetensors.torch.load_file(path))
+    mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        return tta.average(network, (images / 255 - mean) / std, settings["tta"]).softmax(1)
+
+
+def left() -> list[str]:
+    """The files in the working directory."""
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
+
+
+# Agreement
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip", "flip+shift"])
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_it_says_what_the_checkpoint_says(exported: Any, format: str, augmentation: str) -> None:
+    path, checkpoint = exported(format, augmentation)
+    assert path == Path(checkpoint).with_suffix(SUFFIXES[format])
+    predictor = litcnn.load(checkpoint, device="cpu")
+    expected = predictor.probabilities(digits())
+    assert len(set(expected.argmax(1).tolist())) > 7 and expected.max() > 0.8  # it has opinions
+    for count in (1, 7, 200):
+        found = use(path, digits()[:count])
+        assert found.dtype == torch.float32 and found.shape == (count, 10)
+        torch.testing.assert_close(found, expected[:count], atol=5e-6, rtol=0)
+
+
+def test_test_time_augmentation_makes_a_difference(exported: Any) -> None:
+    answers = [use(exported("onnx", augmentation)[0], digits()) for augmentation in ("none", "flip", "flip+shift")]
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        assert (answers[first] - answers[second]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    [("compiled", "onnx"), ("compiled", "torch"), ("compiled", "safetensors"), ("contiguous", "onnx")],
+)
+def test_what_makes_a_network_fast_changes_nothing(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, kind: str, format: str
+) -> None:
+    def load(*args: Any) -> litcnn.Predictor:
+        predictor = original(*args)
+        if kind == "compiled":
+            predictor.classifier.network.compile(backend="eager")  # without the minutes of a C++ compiler
+        else:
+            predictor.classifier.channels_last = False
+            predictor.classifier.network.to(memory_format=torch.contiguous_format)
+        return predictor
+
+    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits())
+    original = litengine.inference.predictor.load
+    monkeypatch.setattr(litengine.inference.predictor, "load", load)
+    path = export(checkpoint, format)  # type: ignore[arg-type]
+    torch.testing.assert_close(use(path, digits()), expected, atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_a_network_of_torchvision(format: str) -> None:
+    torch.manual_seed(0)
+    network = resnet18(num_classes=10)
+    spec = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 10}}
+    checkpoint = save(awakened(network, network.fc), spec)
+    path = export(checkpoint, format)  # type: ignore[arg-type]
+    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits()[:50])
+    torch.testing.assert_close(use(path, digits()[:50]), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_network_of_timm(format: str) -> None:
+    timm = pytest.importorskip("timm")
+    arguments = {"model_name": "test_efficientnet", "num_classes": 10}
+    torch.manual_seed(0)
+    network = timm.create_model(**arguments)
+    init = {"init_args": {"model_name": "test_efficientnet"}, "dict_kwargs": {"num_classes": 10}}
+    checkpoint = save(awakened(network, network.classifier), {"class_path": "timm.create_model", **init})
+    path = export(checkpoint, format)  # type: ignore[arg-type]
+    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits()[:50])
+    if format == "safetensors":
+        again = timm.create_model(**arguments).eval()
+        again.load_state_dict(safetensors.torch.load_file(path))
+        found = again(normalized(digits()[:50])).softmax(1)
+    else:
+        found = use(path, digits()[:50])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+
+
+# What is in the file
+
+
+def about(path: Path) -> dict[str, Any]:
+    if path.suffix == ".pt2":
+        files = {"litcnn.json": ""}
+        torch.export.load(path, extra_files=files)
+        settings: dict[str, Any] = json.loads(files["litcnn.json"])
+        return settings
+    if path.suffix == ".onnx":
+        text = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    else:
+        with safe_open(path, "pt") as file:
+            text = file.metadata()
+    plain = ("litcnn", "torch", "checkpoint", "tta")
+    return {key: value if key in plain else json.loads(value) for key, value in text.items()}
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_it_knows_what_it_is(exported: Any, format: str) -> None:
+    path, _ = exported(format, "flip")
+    assert about(path) == {
+        "litcnn": litcnn.__version__,
+        "torch": torch.__version__,
+        "checkpoint": "best.ckpt",
+        "metrics": {},
+        "class_names": list("ABCDEFGHIJ"),
+        "image_size": 32,
+        "mean": pytest.approx(MEAN),
+        "std": pytest.approx(STD),
+        "tta": "flip",
+        "network": CNN_SPEC,
+    }
+    if format == "safetensors":
+        assert json.loads(Path(f"{path}.json").read_text()) == about(path)
+
+
+def test_the_onnx_graph_is_one_valid_file_from_uint8_images_of_any_number(exported: Any) -> None:
+    path, _ = exported("onnx", "flip+shift")
+    onnx.checker.check_model(str(path), full_check=True)
+    graph = onnx.load(path, load_external_data=False).graph
+    shapes = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes == {
+        "images": (onnx.TensorProto.UINT8, ["batch", 3, 32, 32]),
+        "probabilities": (onnx.TensorProto.FLOAT, ["batch", 10]),
+    }
+    assert not any(tensor.external_data for tensor in graph.initializer)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["best.ckpt", "best.onnx"]
+
+
+def test_no_image_is_left_in_a_program(exported: Any) -> None:
+    program = torch.export.load(exported("torch", "none")[0])
+    (example,), _ = program.example_inputs
+    assert example.shape == (2, 3, 32, 32) and not example.any()
+
+
+def test_safetensors_are_the_weights_alone(exported: Any) -> None:
+    path, _ = exported("safetensors", "none")
+    weights, expected = safetensors.torch.load_file(path), small().state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("in_a_run", [True, False])
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_it_lies_in_the_run_or_else_beside_the_checkpoint(name: str, in_a_run: bool) -> None:
+    folder = Path("runs/digits/2026-01-01_00-00-00/checkpoints")
+    folder.mkdir(parents=True)
+    callbacks = {"Checkpoints": {"best_score": 0.75, "best_epoch": 3}}
+    save(small(), CNN_SPEC, str(folder / f"{name}.ckpt"), callbacks=callbacks)
+    if in_a_run:
+        (folder.parent / "config.yaml").write_text("checkpoints: {monitor: val/acc}")
+    Path("link.ckpt").symlink_to(folder / f"{name}.ckpt")
+    path = export("link.ckpt", "safetensors")
+    expected = folder.parent / "export" / f"{name}.safetensors" if in_a_run else Path("link.safetensors")
+    assert path == expected.absolute() and path.is_file()
+    known = about(path)
+    assert known["checkpoint"] == ("digits/2026-01-01_00-00-00/" if in_a_run else "") + f"{name}.ckpt"
+    # of later weights than the best ones the score is not known
+    assert known["metrics"] == ({"val/acc": 0.75} if in_a_run and name == "best" else {})
+
+
+# What it is compared on
+
+
+@pytest.mark.parametrize(("fraction", "said"), [(0.1, "144 validation"), (0.5, "200 validation"), (0, "200 training")])
+def test_on_the_checkpoints_own_images_without_its_test_split(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fraction: float, said: str
+) -> None:
+    def load(self: Digits, split: Any) -> Any:
+        asked.add(split)
+        return original(self, split)
+
+    asked: set[str] = set()
+    original = Digits.load
+    monkeypatch.setattr(Digits, "load", load)
+    export(save(small(), CNN_SPEC, data={**DATA, "val_fraction": fraction}), "safetensors")
+    assert asked == {"train", "val"}
+    assert f"on {said} images of Digits" in capsys.readouterr().out
+
+
+def folder_of(count: int) -> Path:
+    folder = Path("images")
+    folder.mkdir()
+    for index in range(count):
+        Image.fromarray(digits()[index % 200].permute(1, 2, 0).numpy()).resize((40, 36)).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("count", "used"), [(1, 1), (230, 200)])
+def test_on_images_of_ones_own(checkpoint: str, capsys: pytest.CaptureFixture[str], count: int, used: int) -> None:
+    export(checkpoint, "safetensors", images=[str(folder_of(count))])
+    assert f"on {used} images of yours" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("images", [["nothing.png"], ["text.png"]])
+def test_on_no_images(checkpoint: str, images: list[str]) -> None:
+    Path("text.png").write_text("no image")
+    with pytest.raises(ValueError, match=images[0]):
+        export(checkpoint, "safetensors", images=images)
+    assert left() == ["best.ckpt", "text.png"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"class_path": "litengine.data.ImageFolder", "init_args": {"root": "gone"}},
+        {
+            "class_path": "litengine.data.TorchDataset",
+            "init_args": {"train": {"class_path": "torchvision.datasets.SVHN", "init_args": {"root": "gone"}}},
+        },
+    ],
+)
+def test_data_that_is_gone(source: dict[str, Any]) -> None:
+    checkpoint = save(small(), CNN_SPEC, data={"source": source})
+    with pytest.raises(ValueError, match="not to be had: .*Give others: --images FILE…") as raised:
+        export(checkpoint, "safetensors")
+    assert "\n" not in str(raised.value)
+    export(checkpoint, "safetensors", images=[str(folder_of(3))])
+
+
+def test_data_of_another_size() -> None:
+    checkpoint = save(small(), CNN_SPEC, data={"source": {"class_path": "litengine.data.Digits"}})
+    content = torch.load(checkpoint, weights_only=True)
+    content["data"]["image_shape"] = [3, 36, 36]
+    torch.save(content, checkpoint)
+    with pytest.raises(ValueError, match=r"\[3, 32, 32\] now, .* on \[3, 36, 36\].*--images"):
+        export(checkpoint, "safetensors")
+
+
+# A wrong file is not left behind
+
+
+@pytest.mark.parametrize("older", [True, False])
+@pytest.mark.parametrize(
+    ("format", "change"), [("onnx", 1e-2), ("torch", 1e-2), ("safetensors", 1e-2), ("safetensors", float("nan"))]
+)
+def test_a_file_with_other_weights_is_not_kept(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: float, format: str, older: bool
+) -> None:
+    def tampered(format: str, classifier: ImageClassifier, *args: Any) -> str:
+        with torch.no_grad():
+            classifier.network.head[-1].bias[3] += change  # type: ignore[index, union-attr]
+        return original(format, classifier, *args)
+
+    if older:
+        Path(f"best{SUFFIXES[format]}").write_text("older")
+    original = formats.write
+    monkeypatch.setattr(formats, "write", tampered)
+    before = left()
+    with pytest.raises(ValueError, match="differs from the checkpoint by .*nothing was written"):
+        export(checkpoint, format)  # type: ignore[arg-type]
+    assert left() == before and not any(path.is_dir() for path in Path().glob(".*"))
+    if older:
+        assert Path(f"best{SUFFIXES[format]}").read_text() == "older"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda classifier: classifier.normalize.set([m + 1 / 255 for m in MEAN], STD),
+        lambda classifier: setattr(classifier, "tta", "flip"),
+        lambda classifier: classifier.network.train(),
+    ],
+)
+def test_a_file_that_works_otherwise_is_not_kept(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[ImageClassifier], Any]
+) -> None:
+    """What goes wrong with exports in life: another mean (by one grey value), other views, dropout."""
+
+    def tampered(format: str, classifier: ImageClassifier, *args: Any) -> str:
+        change(classifier)
+        return original(format, classifier, *args)
+
+    original = formats.write
+    monkeypatch.setattr(formats, "write", tampered)
+    monkeypatch.setattr(formats._Probabilities, "eval", lambda module: module)
+    with pytest.raises(ValueError, match="differs from the checkpoint by"):
+        export(checkpoint, "torch")
+    assert left() == ["best.ckpt"]
+
+
+def test_a_file_that_cannot_be_read_again_is_not_kept(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "write", lambda format, classifier, settings, path: path.write_bytes(b"torn") and "")
+    for format in SUFFIXES:
+        with pytest.raises(ValueError, match=r"exported file does not work: .*; nothing was written"):
+            export(checkpoint, format)  # type: ignore[arg-type]
+    assert left() == ["best.ckpt"]
+
+
+def test_the_tolerance_decides(checkpoint: str) -> None:
+    with pytest.raises(ValueError, match=r"more than the tolerance of 1e-12"):
+        export(checkpoint, "safetensors", tolerance=1e-12)
+    assert left() == ["best.ckpt"]
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_full_disk(checkpoint: str, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    def full(*args: Any, **options: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path(f"best{SUFFIXES[format]}").write_text("older")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(torch.onnx.ONNXProgram, "save", full)
+    with pytest.raises(OSError, match=rf"cannot write best{SUFFIXES[format]}: No space left on device"):
+        export(checkpoint, format)  # type: ignore[arg-type]
+    assert left() == ["best.ckpt", f"best{SUFFIXES[format]}"]
+    assert Path(f"best{SUFFIXES[format]}").read_text() == "older"
+
+
+def test_an_older_file_is_replaced(checkpoint: str) -> None:
+    for name in ("a.safetensors", "a.safetensors.json"):
+        Path(name).write_text("older")
+    export(checkpoint, "safetensors", output="a.safetensors")
+    assert left() == ["a.safetensors", "a.safetensors.json", "best.ckpt"]
+    assert use(Path("a.safetensors"), digits()[:2]).shape == (2, 10)
+
+
+# Networks that cannot be exported
+
+
+@pytest.fixture
+def strange(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """The checkpoint of one of the networks in STRANGE."""
+    folder = Path("code")
+    folder.mkdir()
+    (folder / "strange_networks.py").write_text(STRANGE)
+    monkeypatch.syspath_prepend(folder.absolute())
+    module = importlib.import_module("strange_networks")
+
+    def make(name: str) -> str:
+        torch.manual_seed(0)
+        return save(getattr(module, name)(), {"class_path": f"strange_networks.{name}"}, f"{name}.ckpt")
+
+    return make
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("Branches", r"data-dependent .*strange_networks.py:13: if means.sum\(\) > 0:"),
+        ("Loops", r"batch .* constant \(2\)"),
+    ],
+)
+def test_a_network_that_is_no_graph(
+    strange: Callable[[str], str], capfd: pytest.CaptureFixture[str], name: str, reason: str, format: str
+) -> None:
+    checkpoint = strange(name)
+    match = rf"^{name} cannot be exported to {format}: .*{reason}.*torch\.where.*--format safetensors"
+    with pytest.raises(ValueError, match=match) as raised:
+        export(checkpoint, format, trust=["strange_networks"])  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")  # torch would print its graph
+    assert not list(Path().glob("*.onnx")) and not list(Path().glob("*.pt2"))
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str) -> None:
+    path = export(strange("Cond"), format, trust=["strange_networks"])  # type: ignore[arg-type]
+    dark, bright = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    predictor = litcnn.load("Cond.ckpt", "cpu", ["strange_networks"])
+    for images in (dark, bright):
+        torch.testing.assert_close(use(path, images), predictor.probabilities(images))
+
+
+@pytest.mark.parametrize("name", ["Branches", "Loops"])
+def test_of_any_network_the_weights_can_be_written(strange: Callable[[str], str], name: str) -> None:
+    assert export(strange(name), "safetensors", trust=["strange_networks"]).is_file()
+
+
+def test_an_operator_that_onnx_lacks(strange: Callable[[str], str]) -> None:
+    checkpoint = strange("Bessel")
+    with pytest.raises(ValueError, match=r"^Bessel cannot be exported to onnx: .*bessel_j0.*\. Try --format torch$"):
+        export(checkpoint, "onnx", trust=["strange_networks"])
+    assert export(checkpoint, "torch", trust=["strange_networks"]).is_file()
+
+
+def test_a_network_that_is_random_when_used(strange: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match="differs from the checkpoint"):
+        export(strange("Random"), "torch", trust=["strange_networks"])
+
+
+def test_weights_that_share_memory(strange: Callable[[str], str]) -> None:
+    path = export(strange("Tied"), "safetensors", trust=["strange_networks"])
+    weights = safetensors.torch.load_file(path)
+    assert torch.equal(weights["head.weight"], weights["twin.weight"]) and len(weights) == 4
+
+
+def test_a_state_that_is_no_tensor(strange: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match=r"_extra_state in its state is a str, .* Try --format torch"):
+        export(strange("Remembers"), "safetensors", trust=["strange_networks"])
+
+
+def test_a_network_of_ones_own_needs_trust(strange: Callable[[str], str]) -> None:
+    with pytest.raises(ValueError, match="--trust strange_networks"):
+        export(strange("Tied"), "safetensors")
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("format", "missing"),
+    [("onnx", "onnx, onnxscript, onnxruntime"), ("onnx", "onnxscript"), ("safetensors", "safetensors")],
+)
+def test_missing_packages_are_named_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, format: str, missing: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("litengine.export.find_spec", lambda name: None if name in missing.split(", ") else find(name))
+    message = re.escape(f'export to {format} needs {missing}: pip install "litcnn[export]"')
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        export("no such.ckpt", format)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "pickle"}, r"format is 'pickle': onnx, torch, safetensors are there"),
+        ({"output": "a.pt2"}, r"--output a.pt2: with --format onnx .* \.onnx is needed; \.pt2 is --format torch$"),
+        ({"output": "a.bin"}, r"--output a.bin: with --format onnx a name that ends in \.onnx is needed$"),
+        ({"output": "folder"}, r"--output folder is a folder: name the file, such as folder/best.onnx"),
+        ({"output": "no/a.onnx"}, r"--output no/a.onnx: there is no folder no, make it first"),
+        ({"tolerance": -1.0}, r"tolerance is -1.0"),
+        ({"tolerance": float("nan")}, r"tolerance is nan"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+    Path("folder").mkdir()
+    with pytest.raises(ValueError, match=message):
+        export("no such.ckpt", **options)
+
+
+def test_a_folder_that_may_not_be_written_to(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(ValueError, match=r"--output a.onnx: the folder \. may not be written to"):
+        export(checkpoint, output="a.onnx")
+
+
+@pytest.mark.parametrize("cut", [None, 5000])
+def test_a_checkpoint_that_is_missing_or_damaged(checkpoint: str, cut: int | None) -> None:
+    if cut:
+        Path("bad.ckpt").write_bytes(Path(checkpoint).read_bytes()[:cut])
+    with pytest.raises((OSError, ValueError), match="no checkpoint at bad" if cut is None else "bad.* is no intact"):
+        export("bad.ckpt")
+    assert "best.onnx" not in left()
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_it_prints_three_lines_and_nothing_else(
+    checkpoint: str, capfd: pytest.CaptureFixture[str], format: str
+) -> None:
+    path = export(checkpoint, format)  # type: ignore[arg-type]
+    printed, chatter = capfd.readouterr()
+    first, second, third = printed.splitlines()
+    assert chatter == ""
+    files = [file for file in Path().iterdir() if file.name.startswith(path.name)]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    assert first.startswith(" and ".join(sorted(file.name for file in files)) + f": {size:.2f} MB, ")
+    assert {"onnx": "opset", "torch": "torch 2.", "safetensors": "tensors"}[format] in first
+    difference = float(re.findall(r"largest difference .*: ([\d.e+-]+) \(tolerance 0.0001\), on 144", second)[0])
+    assert 0 <= difference < 1e-5
+    assert f'"{path.name}"' in third and "docs/deploy.md" in third
+
+
+def test_the_page_works(exported: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every snippet of docs/deploy.md, on an image that has to be resized and cropped."""
+    for format in SUFFIXES:
+        path, _ = exported(format, "none")
+        for file in path.parent.iterdir():
+            shutil.copy(file, ".")
+    pixels = digits()[11].permute(1, 2, 0).numpy()
+    Image.fromarray(np.ascontiguousarray(pixels)).resize((97, 75)).save("image.jpg")
+    snippets = re.findall(r"```python\n(.*?)```", DEPLOY.read_text(), re.S)
+    assert len(snippets) == 4
+    names: dict[str, Any] = {}
+    for snippet in snippets:
+        exec(snippet, names)
+    predictor = litcnn.load("best.ckpt", device="cpu")
+    assert np.array_equal(names["read_image"]("image.jpg", 32)[0], predictor.prepare("image.jpg"))
+    expected = predictor.predict("image.jpg")
+    answers = [line.split() for line in capsys.readouterr().out.splitlines() if " " in line and line[1] == " "]
+    assert [label for label, _ in answers] == [expected.label] * 3
+    assert [float(number) for _, number in answers] == pytest.approx([expected.confidence] * 3, abs=1e-5)

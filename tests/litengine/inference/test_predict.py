@@ -1,0 +1,217 @@
+"""The verb `predict`: its rows against the classifier, its tables and files, and what is refused before the work."""
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import litengine.inference.predict as module
+from litcnn import Predictor, load
+from litcnn.networks import CNN
+from litengine.inference.predict import predict
+
+NAMES = ["ant", "[red]bee", "Dächs 猫", "dog"]
+NETWORK: dict[str, Any] = {"widths": [4], "hidden": 8, "image_size": 8, "num_classes": 4}
+UNKNOWN = "is not an image of a known format"
+
+
+@pytest.fixture(autouse=True)
+def checkpoint() -> None:
+    """best.ckpt in the working directory, whose answers differ from image to image."""
+    torch.manual_seed(0)
+    network = CNN(**NETWORK)
+    with torch.no_grad():
+        network.head[-1].weight.mul_(10)
+    content = {
+        "config": {"model": {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}},
+        "data": {"class_names": NAMES, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.1] * 3},
+        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
+    }
+    torch.save(content, "best.ckpt")
+
+
+def make_images(count: int, folder: str = "pets") -> list[str]:
+    random = np.random.default_rng(0)
+    Path(folder).mkdir()
+    paths = [f"{folder}/{number:03}.png" for number in range(count)]
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (9, 8, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def read_csv(path: str = "p.csv") -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_row_says_what_the_classifier_says(capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make_images(10)
+    Path(paths[3]).write_text("no image")
+    predict("best.ckpt", [paths[9], "pets"], output="p.csv", top_k=3, batch_size=4)
+    rows = read_csv()
+    assert [row["path"] for row in rows] == [paths[9], *paths[:9]]
+    columns = ["path", "prediction", "confidence", "prediction_2", "confidence_2", "prediction_3", "confidence_3"]
+    assert list(rows[0]) == [*columns, "error"]
+    predictor = load("best.ckpt", device="cpu")
+    for row in rows:
+        if row["path"] == paths[3]:
+            assert list(row.values()) == [paths[3], *[""] * 6, UNKNOWN]
+            continue
+        for number, (name, confidence) in zip(("", "_2", "_3"), predictor.predict(row["path"]).top(3), strict=True):
+            assert row[f"prediction{number}"] == name
+            assert float(row[f"confidence{number}"]) == pytest.approx(confidence, abs=2e-6)
+        assert row["error"] == ""
+    assert len({row["prediction"] for row in rows}) > 2
+    printed = capsys.readouterr().out
+    assert "10 rows: p.csv\n" in printed
+    assert f"1 of 10 images could not be read: {paths[3]}: {UNKNOWN}\n" in printed
+
+
+def test_the_table_shows_path_class_confidence_and_runner_up(capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = make_images(1)
+    os.rename(path, "a [bold]b.png")  # no markup, as is [red] in a class's name
+    Path("text.jpg").write_text("no image")
+    for top_k in (2, 1, 9):
+        predict("best.ckpt", ["a [bold]b.png", "text.jpg"], top_k=top_k)
+        head, (first, second) = cells(capsys.readouterr().out)
+        best = load("best.ckpt", device="cpu").predict("a [bold]b.png").top(4)
+        others = [f"{name} {confidence:.2%}" for name, confidence in best[1:top_k]]
+        assert head == ["path", "class", "confidence", "runner-up", "3.", "4."][: 3 + len(others)]
+        assert first == ["a [bold]b.png", best[0][0], f"{best[0][1]:.2%}", *others]
+        assert second == ["text.jpg", UNKNOWN, "", *[""] * len(others)]
+
+
+def cells(printed: str) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of a printed table, without colours: another test may have made the console a terminal."""
+    printed = re.sub(r"\x1b\[[\d;]*m", "", printed)
+    (head,) = [line for line in printed.splitlines() if line.startswith("┃")]
+    rows = [line.strip("│").split("│") for line in printed.splitlines() if line.startswith("│")]
+    return [cell.strip() for cell in head.strip("┃").split("┃")], [[cell.strip() for cell in row] for row in rows]
+
+
+def test_in_a_pipe_no_path_is_folded(capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(1, folder="a" * 150)
+    predict("best.ckpt", ["a" * 150])
+    assert f"│ {'a' * 150}/000.png │" in capsys.readouterr().out
+
+
+def test_of_many_images_the_screen_shows_twenty(capsys: pytest.CaptureFixture[str]) -> None:
+    make_images(23)
+    predict("best.ckpt", ["pets"])
+    printed = capsys.readouterr()
+    assert len(cells(printed.out)[1]) == 20
+    assert "… and 3 more (all in a file: --output predictions.csv)\n" in printed.out
+    predict("best.ckpt", ["pets"], output="p.csv")
+    assert "… and 3 more\n" in capsys.readouterr().out
+    assert len(read_csv()) == 23
+
+
+def test_many_images_have_a_progress_bar_and_their_own_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    paths = make_images(520)
+    for index in (0, 100, 519):
+        Path(paths[index]).write_text("no image")
+    predict("best.ckpt", ["pets"], output="p.csv", batch_size=50)
+    assert "Classifying" in (error := capsys.readouterr().err) and "520/520" in error
+    rows = read_csv()
+    assert [row["path"] for row in rows] == paths
+    assert [index for index, row in enumerate(rows) if row["error"]] == [0, 100, 519]
+    predictor = load("best.ckpt", device="cpu")
+    for index in (1, 49, 50, 101, 518):
+        assert rows[index]["prediction"] == predictor.predict(paths[index]).label
+
+
+def test_csv_json_and_parquet_say_the_same() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = make_images(5)
+    Path(paths[1]).write_text("no image")
+    for suffix in ("csv", "json", "parquet"):
+        predict("best.ckpt", ["pets"], output=f"p.{suffix}")
+    rows = json.loads(Path("p.json").read_text("utf-8"))
+    assert rows[1] == {
+        "path": paths[1], "prediction": None, "confidence": None, "prediction_2": None, "confidence_2": None,
+        "error": UNKNOWN,
+    }  # fmt: skip
+    assert rows[0]["prediction"] in NAMES and isinstance(rows[0]["confidence"], float) and rows[0]["error"] is None
+    assert parquet.read_table("p.parquet").to_pylist() == rows
+    as_text = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
+    assert read_csv() == as_text
+
+
+def test_parquet_of_nothing_but_errors_keeps_its_types() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    Path("text.png").write_text("no image")
+    with pytest.raises(ValueError, match="none of the images"):
+        predict("best.ckpt", ["text.png"], output="p.parquet")
+    assert str(parquet.read_table("p.parquet").schema.field("confidence").type) == "double"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
+def test_a_name_that_is_no_text_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+    (path,) = make_images(1)
+    os.rename(path, b"pets/\xff.png")
+    for suffix in ("csv", "json", "parquet"):
+        predict("best.ckpt", ["pets"], output=f"p.{suffix}")
+    assert read_csv()[0]["path"] == json.loads(Path("p.json").read_text("utf-8"))[0]["path"] == r"pets/\xff.png"
+    assert r"pets/\xff.png" in capsys.readouterr().out
+
+
+def test_where_no_image_can_be_read_it_fails_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a.png", "b.png"):
+        Path(name).write_text("no image")
+    with pytest.raises(ValueError, match=rf"none of the images could be read: a\.png: {UNKNOWN}, …"):
+        predict("best.ckpt", ["a.png", "b.png"], output="p.csv")
+    assert [row[0] for row in cells(capsys.readouterr().out)[1]] == ["a.png", "b.png"]
+    assert [row["error"] for row in read_csv()] == [UNKNOWN, UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": ["pets/0.png"]}, "there is no file or folder pets/0.png: did you mean pets/000.png?"),
+        ({"images": ["*.webp"]}, "no image matches"),
+        ({"output": "p.txt"}, "output is p.txt: a name that ends with .csv, .json, .parquet is needed"),
+        ({"output": "predictions"}, "output is predictions: a name that ends with"),
+        ({"output": "gone/p.csv"}, "cannot write gone/p.csv: No such file or directory"),
+        ({"output": "best.ckpt/p.csv"}, "cannot write best.ckpt/p.csv: Not a directory"),
+        ({"output": "folder.csv"}, "output is folder.csv, which is a folder"),
+        ({"top_k": 0}, "top_k is 0: 1 or more is needed"),
+        ({"batch_size": -1}, "batch_size is -1: 1 or more is needed"),
+    ],
+)
+def test_what_cannot_be_is_told_before_the_checkpoint_is_read(options: dict[str, Any], message: str) -> None:
+    make_images(1)
+    Path("folder.csv").mkdir()
+    with pytest.raises((ValueError, OSError)) as caught:
+        predict("gone.ckpt", **{"images": ["pets"], **options})
+    assert str(caught.value).startswith(message)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'p\.parquet needs pyarrow: pip install "litcnn\[parquet\]"'):
+        predict("gone.ckpt", ["pets"], output="p.parquet")
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_prediction_leaves_the_older_file(
+    failure: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Predictor, images: Tensor) -> Tensor:
+        raise failure
+
+    make_images(1)
+    Path("p.csv").write_text("older")
+    before = sorted(os.listdir())
+    monkeypatch.setattr(Predictor, "probabilities", fail)
+    with pytest.raises(failure):
+        predict("best.ckpt", ["pets"], output="p.csv")
+    assert Path("p.csv").read_text() == "older"
+    assert sorted(os.listdir()) == before

@@ -1,0 +1,370 @@
+"""A checkpoint as a classifier: what it says against plain torch, what it takes, and what it refuses."""
+
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import FakeSource, fit
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
+
+import litcnn
+from litcnn import Prediction, Predictor
+from litcnn.model import ImageClassifier
+from litcnn.data import ImageData
+from litengine.inference.predictor import _best_device
+from litcnn.networks import CNN
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZE = 8
+NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
+MODEL: dict[str, Any] = {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}
+MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """Whose answers differ from image to image."""
+    torch.manual_seed(0)
+    network = CNN(**NETWORK)
+    network(torch.randn(64, 3, SIZE, SIZE))  # statistics of BatchNorm that are not the initial ones
+    with torch.no_grad():
+        network.head[-1].weight.mul_(10)
+        network.eval()
+        network.head[-1].bias.sub_(network(torch.randn(64, 3, SIZE, SIZE)).mean(0))
+    return network
+
+
+@pytest.fixture
+def content(network: nn.Module) -> dict[str, Any]:
+    """What `fit` writes, as far as it is needed."""
+    return {
+        "litcnn": "0.0.1",
+        "config": {"name": "a", "model": MODEL, "data": {"source": {"class_path": "litengine.data.Digits"}}},
+        "data": {"class_names": ["ant", "bee", "cat"], "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
+        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
+    }
+
+
+@pytest.fixture
+def predictor(content: dict[str, Any]) -> Predictor:
+    torch.save(content, "best.ckpt")
+    return litcnn.load("best.ckpt", device="cpu")
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return RANDOM.integers(0, 256, shape, dtype=np.uint8)
+
+
+@torch.no_grad()
+def by_hand(network: nn.Module, images: Tensor) -> Tensor:
+    """Probabilities of uint8 images (N, 3, SIZE, SIZE)."""
+    normalised = (images / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return network(normalised).softmax(1)
+
+
+# What it says
+
+
+def test_probabilities_are_those_of_plain_torch(predictor: Predictor, network: nn.Module) -> None:
+    images = torch.from_numpy(pixels(20, 3, SIZE, SIZE))
+    expected = by_hand(network, images)
+    torch.testing.assert_close(predictor.probabilities(images), expected)
+    predictions = predictor.predict(images, batch_size=6)  # the last batch is smaller
+    np.testing.assert_allclose(np.stack([p.probabilities for p in predictions]), expected, rtol=1e-5, atol=1e-7)
+    labels = [["ant", "bee", "cat"][label] for label in expected.argmax(1)]
+    assert [p.label for p in predictions] == labels and len(set(labels)) > 1
+    assert [p.confidence for p in predictions] == pytest.approx(expected.max(1).values.tolist())
+
+
+def test_images_are_prepared_as_torchvision_would(predictor: Predictor, network: nn.Module) -> None:
+    image = Image.fromarray(pixels(31, 23, 3))
+    seen = Compose([Resize(SIZE), CenterCrop(SIZE), PILToTensor()])(image)
+    assert np.array_equal(predictor.prepare(image), seen)
+    expected = by_hand(network, seen[None])[0]
+    np.testing.assert_allclose(predictor.predict(image).probabilities, expected, rtol=1e-5)
+
+
+def test_test_time_augmentation_is_the_checkpoints(content: dict[str, Any], network: nn.Module) -> None:
+    content["config"]["model"] = {**MODEL, "tta": "flip"}
+    torch.save(content, "best.ckpt")
+    image = pixels(3, SIZE, SIZE)
+    views = torch.from_numpy(np.stack([image, image[:, :, ::-1]]))
+    expected = by_hand(network, views).log().mean(0).softmax(0)  # a constant of the logits does not matter
+    found = litcnn.load("best.ckpt", device="cpu").predict(image).probabilities
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert not np.allclose(found, by_hand(network, views[:1])[0], rtol=1e-3)
+
+
+def test_a_prediction_orders_classes_by_probability() -> None:
+    prediction = Prediction(np.array([0.1, 0.3, 0.3, 0.2, 0.1], np.float32), list("abcde"))
+    assert prediction.top(3) == [("b", pytest.approx(0.3)), ("c", pytest.approx(0.3)), ("d", pytest.approx(0.2))]
+    assert len(prediction.top(10)) == 5
+    assert (prediction.label, prediction.confidence) == ("b", pytest.approx(0.3))
+    assert repr(prediction) == "Prediction('b', confidence=0.3000)"
+
+
+# What it takes
+
+
+def test_every_form_of_an_image_gives_the_same(predictor: Predictor) -> None:
+    array = pixels(SIZE, SIZE, 3)
+    Image.fromarray(array).save("a.png")
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = ["a.png", Path("a.png"), Image.open("a.png"), array, array / 255, array.transpose(2, 0, 1), tensor]
+    forms += [tensor.float() / 255, tensor.permute(1, 2, 0)]
+    expected = predictor.predict(array).probabilities
+    for form in forms:
+        found = predictor.predict(form)
+        assert isinstance(found, Prediction) and np.array_equal(found.probabilities, expected)
+    for several in (forms, tuple(forms), iter(forms)):
+        assert [p.probabilities.argmax() for p in predictor.predict(several)] == [expected.argmax()] * len(forms)
+    for batch in (np.stack([array] * 3), tensor.expand(3, -1, -1, -1), torch.stack([tensor] * 3) / 255):
+        found = predictor.predict(batch)
+        assert len(found) == 3
+        np.testing.assert_allclose(found[2].probabilities, expected, rtol=1e-5)
+    assert predictor.predict([]) == []
+
+
+def test_a_picture_taken_sideways_is_turned_as_file_and_as_pil_image(predictor: Predictor) -> None:
+    image = Image.fromarray(pixels(SIZE, SIZE, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save("turned.png", exif=exif)
+    expected = np.rot90(np.asarray(image), k=-1).transpose(2, 0, 1)
+    for form in ("turned.png", Image.open("turned.png")):
+        assert np.array_equal(predictor.prepare(form), expected)
+
+
+def cut_image() -> Image.Image:
+    Image.fromarray(pixels(64, 64, 3)).save("whole.jpg")
+    Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:1000])
+    return Image.open("cut.jpg")
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (lambda: None, "the image is a NoneType"),
+        (lambda: np.zeros((5, 5, 2), np.uint8), r"the image has shape \(5, 5, 2\)"),
+        (lambda: torch.full((3, 4, 4), 2.0), "the image has floats from 2 to 2; 0..1 is needed, not normalised"),
+        (lambda: [pixels(4, 4), np.zeros((4, 4), np.int64)], r"images\[1\] has type int64"),
+        (lambda: np.zeros((2, 2, 3, 4, 4), np.uint8), r"images\[0\] has shape \(2, 3, 4, 4\)"),
+        (cut_image, "the image cannot be decoded: .*truncated"),
+        (lambda: [cut_image(), "cut.jpg"], r"images\[0\] cannot be decoded: .*truncated"),
+        (lambda: cut_image() and "cut.jpg", "cut.jpg: .*truncated"),
+        (lambda: "best.ckpt", "best.ckpt: is not an image of a known format"),
+    ],
+)
+def test_what_is_no_image_is_named(predictor: Predictor, images: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        predictor.predict(images())
+
+
+def test_a_missing_file_is_named(predictor: Predictor) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no image gone\.png"):
+        predictor.predict(["gone.png"])
+
+
+@pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6)])
+def test_only_square_images_of_three_channels_are_made_from_files(network: nn.Module, shape: tuple[int, ...]) -> None:
+    classifier = ImageClassifier(network)
+    classifier.image_shape = shape
+    with pytest.raises(ValueError, match=re.escape(f"images of shape {list(shape)}")):
+        Predictor(classifier, "cpu")
+
+
+def test_the_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _best_device() == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert _best_device() == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_says_what_the_cpu_says(predictor: Predictor) -> None:
+    images = torch.from_numpy(pixels(20, 3, SIZE, SIZE))
+    on_gpu = litcnn.load("best.ckpt")
+    assert next(on_gpu.classifier.parameters()).is_cuda
+    found = on_gpu.probabilities(images)
+    assert found.device.type == "cpu"
+    torch.testing.assert_close(found, predictor.probabilities(images), atol=1e-3, rtol=0)
+    assert on_gpu.predict(images.cuda())[0].label == predictor.predict(images)[0].label
+
+
+# Checkpoints
+
+
+def test_loading_needs_no_data(content: dict[str, Any]) -> None:
+    source = {"class_path": "litengine.data.ImageFolder", "init_args": {"root": "gone"}}
+    content["config"]["data"]["source"] = source
+    torch.save(content, "best.ckpt")
+    assert litcnn.load("best.ckpt").class_names == ["ant", "bee", "cat"]
+    assert not Path("data").exists()
+
+
+def test_loading_downloads_no_pretrained_weights(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **options: pytest.fail("downloads"))
+    arguments = {"model_name": "resnet10t", "pretrained": True}
+    of_timm = {"class_path": "timm.create_model", "init_args": arguments, "dict_kwargs": {"num_classes": 3}}
+    state = timm.create_model("resnet10t", num_classes=3).state_dict()
+    content["state_dict"] = {f"network.{name}": value for name, value in state.items()}
+    content["config"]["model"] = {"network": of_timm}
+    torch.save(content, "best.ckpt")
+    loaded = litcnn.load("best.ckpt", device="cpu").classifier.network.state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in state.items())
+
+
+def test_a_network_of_your_own_needs_its_package_trusted(
+    content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my_nets.py").write_text("from litcnn.networks import CNN\nclass Net(CNN):\n    ...\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    content["config"]["model"] = {"network": {"class_path": "my_nets.Net", "init_args": NETWORK}}
+    torch.save(content, "best.ckpt")
+    with pytest.raises(ValueError, match="--trust my_nets"):
+        litcnn.load("best.ckpt")
+    assert "my_nets" not in sys.modules
+    for trust in (["my_nets"], "my_nets"):
+        assert type(litcnn.load("best.ckpt", trust=trust).classifier.network).__name__ == "Net"
+
+
+def test_a_missing_checkpoint_is_told(predictor: Predictor) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at bets\.ckpt: there are best\.ckpt"):
+        litcnn.load("bets.ckpt")
+
+
+def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
+    for name, size in {"cut.ckpt": 3000, "empty.ckpt": 0}.items():
+        Path(name).write_bytes(Path("best.ckpt").read_bytes()[:size])
+        with pytest.raises(ValueError, match=f"{name} is no intact checkpoint: "):
+            litcnn.load(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c["config"].update(model={**MODEL, "colour": "red"}), "does not accept option 'colour'"),
+        (lambda c: c["config"].update(model={}), "it has no 'network'"),
+        (lambda c: c["config"].pop("model"), "it has no 'model'"),
+        (lambda c: c.update(config={"model": {**MODEL, "tta": "mirror"}}), "model.tta.*mirror"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "'depth' is not accepted"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(widths=[4] * 9), "nothing is left of a 8x8"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden=9), "size mismatch for network.head"),
+        (lambda c: c.pop("state_dict"), "it has no 'state_dict'"),
+        (lambda c: c["state_dict"].popitem(), r'Missing key\(s\) in state_dict: "network.head.4.bias"'),
+        (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
+        (lambda c: c.update(data=None), "not subscriptable"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_told(
+    content: dict[str, Any], change: Callable[[dict[str, Any]], Any], reason: str
+) -> None:
+    content["config"]["model"] = {"network": {"class_path": "litcnn.networks.CNN", "init_args": dict(NETWORK)}}
+    change(content)
+    torch.save(content, "old.ckpt")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011
+        litcnn.load("old.ckpt")
+    message = str(caught.value)
+    assert re.match(rf"old\.ckpt does not fit litcnn {litcnn.__version__} \(written by 0\.0\.1\): .*{reason}", message)
+    assert "\n" not in message and len(message) < 500
+
+
+# Checkpoints of fits that are not plain
+
+
+class Config(Callback):
+    """Adds what the command line adds to a checkpoint."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = {"model": MODEL}
+
+
+class Steps(Callback):
+    """Keeps the weights after each step."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.weights.append({name: value.clone() for name, value in pl_module.state_dict().items()})
+
+
+def fitted(*callbacks: Callback, **settings: Any) -> Trainer:
+    torch.manual_seed(0)
+    classifier = ImageClassifier(CNN(**NETWORK), **settings)
+    data = ImageData(FakeSource(), batch_size=9)
+    trainer = fit(classifier, data, Config(), *callbacks)
+    trainer.save_checkpoint("best.ckpt")
+    return trainer
+
+
+def test_ema_checkpoints_give_the_averaged_weights() -> None:
+    steps = Steps()
+    fitted(steps, EMAWeightAveraging(decay=0.7))
+    expected = dict(steps.weights[0])
+    for weights in steps.weights[1:]:
+        for name, value in weights.items():
+            expected[name] = 0.7 * expected[name] + 0.3 * value
+    loaded = litcnn.load("best.ckpt", device="cpu").classifier.state_dict()
+    assert len(steps.weights) > 4
+    for name, value in loaded.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, expected[name])
+            assert not torch.allclose(value, steps.weights[-1][name], atol=1e-6), name
+
+
+def test_checkpoints_of_a_compiled_network_load_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted()
+    plain = litcnn.load("best.ckpt", device="cpu")
+    # traced as always, but run without the minutes of a C++ compiler
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    trainer = fitted(compile=True)
+    assert trainer.lightning_module.network._compiled_call_impl is not None
+    compiled = litcnn.load("best.ckpt", device="cpu")
+    assert compiled.classifier.network._compiled_call_impl is None
+    states = plain.classifier.state_dict(), compiled.classifier.state_dict()
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("linear_net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"  # without BatchNorm, whose statistics would be those of half a batch
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    command = [sys.executable, "-m", "litcnn", "fit", "--config", str(CONFIGS / "with/debug.yaml")]
+    command += ["--model.network", "linear_net.Net", "--model.optimizer", "torch.optim.SGD"]
+    command += ["--model.optimizer.init_args.lr", "0.1", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
+    monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # of the programs
+    monkeypatch.syspath_prepend(Path.cwd())  # of this process
+    states = []
+    for processes in ("1", "2"):
+        devices = ["--trainer.devices", processes, "--trainer.strategy", {"1": "auto", "2": "ddp"}[processes]]
+        done = subprocess.run([*command, *devices], check=True, capture_output=True, text=True, timeout=280)
+        assert ("2 x CPU" in done.stdout) == (processes == "2")
+        states.append(litcnn.load("best.ckpt", device="cpu", trust=["linear_net"]).classifier.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4)

@@ -1,0 +1,264 @@
+"""Searches, with a fit that is none: its accuracy is highest at model.x = 0.3 and model.kind = b."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from litengine.training.run_directory import read_state
+from litengine.study import locks, storage
+from litengine.study.outcome import short_names
+from litengine.study.search import Search
+
+SPACE = {
+    "method": "bayes",
+    "metric": {"name": "val/acc", "goal": "maximize"},
+    "parameters": {"model.x": {"min": 0.0, "max": 1.0}, "model.kind": {"values": ["a", "b"]}},
+}
+SEARCH = ["--space", "space.yaml", "--name", "search"]
+
+
+@pytest.fixture(autouse=True)
+def _space():
+    write_space()
+
+
+def write_space(**changes) -> None:
+    Path("space.yaml").write_text(yaml.safe_dump({**SPACE, **changes}))
+
+
+def rows(directory: str | Path = "runs/search") -> list[dict[str, str]]:
+    with (Path(directory) / "study.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "folder")} for row in csv.DictReader(file)]
+
+
+def trained(*directories: str | Path) -> Counter[str]:
+    """How often each trial was trained to its end."""
+    paths = [path for directory in directories for path in Path(directory).glob("*/*/trained")]
+    return Counter({path.parents[1].name: len(path.read_text().splitlines()) for path in paths})
+
+
+def names(number: int) -> Counter[str]:
+    return Counter(f"trial-{i}" for i in range(number))
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_search_finds_the_best_and_says_how_to_train_it(study, capsys):
+    study(
+        *SEARCH, "--trials", "8", "--trainer.max_epochs", "3", "--workers", "4"
+    )  # too many at once to be stopped early
+    assert trained("runs/search") == names(8)
+    table = rows()
+    assert [row["trial"] for row in table] == [str(i) for i in range(8)]
+    for row in table:
+        bonus = 0.01 * (row["model.kind"] == "b")
+        expected = 0.9 - (float(row["model.x"]) - 0.3) ** 2 + bonus - 0.1 / 3
+        assert row["state"] == "finished" and float(row["val/acc"]) == pytest.approx(expected, abs=1e-5)
+    best = max(table, key=lambda row: float(row["val/acc"]))
+    printed = capsys.readouterr().out
+    assert f"best: trial {best['trial']}, val/acc {float(best['val/acc']):.4f}" in printed
+    settings = f"--model.kind={best['model.kind']} --model.x={float(best['model.x'])}"
+    assert f"python main.py fit --trainer.max_epochs 3 {settings}\n" in printed
+    assert "8 finished" in printed and "importance: model.x" in printed
+    assert Path("best.ckpt").resolve().parts[-4] == f"trial-{best['trial']}"
+    assert Path("runs/search/study.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_search_is_the_same_and_one_of_another_seed_is_another(study):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        study("--space", "space.yaml", "--trials", "3", "--name", name, "--seed_everything", str(seed))
+    settings = {name: [row["model.x"] for row in rows(f"runs/{name}")] for name in "abc"}
+    assert settings["a"] == settings["b"]
+    assert len({*settings["a"], *settings["c"]}) == 6
+
+
+def test_a_search_that_goes_on_later_is_the_one_that_did_not_stop(study, capsys):
+    """Trial n is a function of the seed, n and those before: so no restart tries the first settings again."""
+    study(*SEARCH, "--trials", "5")
+    study("--space", "space.yaml", "--name", "parts", "--trials", "2")
+    study("--space", "space.yaml", "--name", "parts", "--trials", "5")
+    assert rows("runs/parts") == rows() and trained("runs/parts") == names(5)
+    assert "2 of 5 trials are done or taken already" in capsys.readouterr().out
+
+
+def test_two_workers_run_each_trial_once(study):
+    study(*SEARCH, "--trials", "5", "--workers", "2", "--model.pause", "0.1")
+    assert trained("runs/search") == names(5)
+    assert len({row["model.x"] for row in rows()}) == 5
+
+
+@pytest.mark.parametrize("url", ["sqlite:///shared.db", "journal:shared.log"])
+def test_machines_that_share_a_storage_run_each_trial_once(url, program, study):
+    """Two programs with directories of their own stand for two machines."""
+    command = [*SEARCH, "--trials", "5", "--storage", url, "--model.pause", "0.2"]
+    programs = [program(*command, "--runs", runs) for runs in ("one", "two")]
+    for each in programs:
+        printed, _ = each.communicate(timeout=120)
+        assert each.returncode == 0, printed
+    assert trained("one/search") + trained("two/search") == names(5)
+    assert min(len(trained("one/search")), len(trained("two/search"))) >= 2  # both had work
+    study(*command, "--runs", "one")  # by now all are known
+    assert [row["state"] for row in rows("one/search")] == ["finished"] * 5
+    assert len({row["model.x"] for row in rows("one/search")}) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_search_that_is_stopped_or_killed_goes_on_with_its_trials(number, program, study):
+    study("--space", "space.yaml", "--name", "whole", "--trials", "3", "--model.pause", "0.2")
+    stopped = program(*SEARCH, "--trials", "3", "--model.pause", "0.2")
+    wait_for(lambda: any("\n1," in path.read_text() for path in Path("runs/search").glob("trial-1/*/metrics.csv")))
+    stopped.send_signal(number)
+    if number == signal.SIGKILL:
+        os.kill(locks.holder(Path("runs/search/trial-1/lock")), number)
+    printed, _ = stopped.communicate(timeout=60)
+    assert stopped.returncode == (-9 if number == signal.SIGKILL else 143), printed
+    assert not Path("runs/search/study.csv").exists()
+    study(*SEARCH, "--trials", "3", "--model.pause", "0.2")
+    assert trained("runs/search") == names(3) and rows() == rows("runs/whole")
+
+
+def test_hopeless_trials_are_stopped_and_kept(study, capsys):
+    """From the sixth on, at the second of eight epochs, where they are below the median."""
+    write_space(method="random")
+    study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1", "--workers", "3")
+    table = rows()
+    early = [row for row in table if row["state"] == "stopped early"]
+    finished = [row for row in table if row["state"] == "finished"]
+    assert early and len(finished) >= 5 and len(early) + len(finished) == 10
+    assert all(int(row["epochs"]) < 8 and int(row["trial"]) >= 5 for row in early)
+    assert max(float(row["val/acc"]) for row in table) == max(float(row["val/acc"]) for row in finished)
+    run_dirs = [next(Path(f"runs/search/trial-{row['trial']}").glob("*/metrics.csv")).parent for row in early]
+    assert all(json.loads((run_dir / "state.json").read_text())["state"] == "stopped" for run_dir in run_dirs)
+    assert {*Path("runs/search").glob("*/stopped-early")} == {run_dir.parent / "stopped-early" for run_dir in run_dirs}
+    assert "below the median of the others" in capsys.readouterr().out
+    study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1")
+    assert rows() == table  # none of them is taken up again
+
+
+def test_a_metric_may_be_minimized(study):
+    write_space(metric={"name": "val/loss", "goal": "minimize"})
+    study(*SEARCH, "--trials", "3")
+    best = min(rows(), key=lambda row: float(row["val/loss"]))
+    assert Path("best.ckpt").resolve().parts[-4] == f"trial-{best['trial']}"
+    config = yaml.safe_load(next(Path("runs/search/trial-0").glob("*/config.yaml")).read_text())
+    assert config["checkpoints"] == {"monitor": "val/loss", "mode": "min"}
+
+
+def test_only_the_best_is_tested_and_only_when_that_is_asked_for(study, capsys):
+    study(*SEARCH, "--trials", "3")
+    assert not [*Path("runs/search").glob("*/*/report")]
+    capsys.readouterr()
+    study(*SEARCH, "--trials", "3", "--test", "true")
+    (report,) = Path("runs/search").glob("*/*/report")
+    assert report.parent == Path("best.ckpt").resolve().relative_to(Path.cwd()).parents[1]
+    assert "its test: test/acc 0." in capsys.readouterr().out
+
+
+def test_a_trial_that_fails_is_no_end(study, capsys):
+    write_space(parameters={**SPACE["parameters"], "model.crash": {"values": [False, True]}}, method="random")
+    study(*SEARCH, "--trials", "6")
+    states = Counter(row["state"] for row in rows())
+    assert states["failed"] == sum(row["model.crash"] == "True" for row in rows()) > 0
+    assert states["finished"] == 6 - states["failed"] > 0
+    printed = capsys.readouterr().out
+    assert "RuntimeError: crashed" in printed and "failed, exit code 1, its last lines" in printed
+
+
+def test_a_trial_without_a_finite_value_has_failed(study):
+    """As one that is trained on all images, with none to validate on."""
+    write_space(metric={"name": "val/other", "goal": "maximize"})
+    with pytest.raises(ValueError, match=r"the last one: it has no finite val/other in any epoch: .* val/acc"):
+        study(*SEARCH, "--trials", "4")
+
+
+def test_three_failures_in_a_row_are(study):
+    write_space(parameters={**SPACE["parameters"], "model.fail": {"value": True}})
+    with pytest.raises(ValueError, match="3 trials in a row failed, the last one: model.fail is true"):
+        study(*SEARCH, "--trials", "20")
+    assert len([*Path("runs/search").glob("trial-*")]) == 3
+
+
+def test_a_key_that_fit_does_not_have_is_refused_before_the_first_trial(study):
+    write_space(parameters={"model.nothing": {"min": 0, "max": 1}})
+    with pytest.raises(ValueError, match="unknown option --model.nothing"):
+        study(*SEARCH, "--trials", "3")
+    assert not Path("runs").exists()
+
+
+def test_a_key_that_is_given_and_varied_is_refused(study):
+    with pytest.raises(ValueError, match=r"--model.x is given, and varied by space.yaml too"):
+        study(*SEARCH, "--trials", "3", "--model.x", "0.5")
+
+
+def test_another_search_in_the_same_place_is_refused(study):
+    study(*SEARCH, "--trials", "1")
+    write_space(parameters={"model.x": {"min": 0.0, "max": 2.0}})
+    with pytest.raises(
+        ValueError, match=r"holds a study with other settings: .*space.varied.model.x.high was 1.0, is now"
+    ):
+        study(*SEARCH, "--trials", "2")
+    with pytest.raises(ValueError, match=r"the storage holds a search search with other settings"):
+        study(*SEARCH, "--trials", "2", "--runs", "elsewhere", "--storage", "sqlite:///runs/search/optuna.db")
+
+
+def test_a_storage_that_forgot_the_trials_is_noticed(study):
+    study(*SEARCH, "--trials", "1")
+    Path("runs/search/optuna.db").unlink()
+    with pytest.raises(ValueError, match="runs/search/trial-0 is there already, but the storage knows nothing of it"):
+        study(*SEARCH, "--trials", "2")
+
+
+def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.1)
+    study(*SEARCH, "--trials", "1", "--model.pause", "0.2")
+    other = sqlite3.connect("runs/search/optuna.db", isolation_level=None)
+    report = Search._watch
+
+    def lock_then_report(self, child):
+        if not other.in_transaction and child.run_dir:
+            other.execute("BEGIN EXCLUSIVE")
+        report(self, child)
+
+    monkeypatch.setattr(Search, "_watch", lock_then_report)
+    with pytest.raises(ValueError, match="runs/search/optuna.db has been locked by another process"):
+        study(*SEARCH, "--trials", "2", "--model.pause", "0.2")
+    other.close()
+    (run_dir,) = filter(Path.is_dir, Path("runs/search/trial-1").iterdir())
+    assert read_state(run_dir) == "stopped"
+
+
+def test_without_optuna_it_says_what_to_install(study, monkeypatch):
+    monkeypatch.setattr("litengine.study.search.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'litcnn\[study\]'"):
+        study(*SEARCH, "--trials", "2")
+
+
+def test_the_storage_is_optuna_s_own(study):
+    study(*SEARCH, "--trials", "2")
+    loaded = optuna.load_study(study_name="search", storage="sqlite:///runs/search/optuna.db")
+    assert [trial.params["model.x"] for trial in loaded.trials] == [float(row["model.x"]) for row in rows()]
+    assert [*loaded.trials[0].intermediate_values] == [0, 1, 2, 3]
+
+
+def test_short_names_tell_keys_apart():
+    keys = ["model.optimizer.init_args.lr", "model.lr", "data.batch_size", "batch_size"]
+    assert short_names(keys) == {
+        "model.optimizer.init_args.lr": "init_args.lr",
+        "model.lr": "model.lr",
+        "data.batch_size": "data.batch_size",
+        "batch_size": "batch_size",
+    }

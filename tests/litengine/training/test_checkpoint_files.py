@@ -1,0 +1,433 @@
+"""Checkpoint files survive kills, full disks and flipped bits, and cannot run code; real files, real processes."""
+
+import os
+import pickle
+import random
+import resource
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import FakeSource, fit, trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor, nn
+
+from litengine.training import checkpoint_files as checkpoint
+from litengine.training.checkpoint_files import CheckpointFiles, newest_intact, read, save
+from litcnn.model import ImageClassifier
+from litcnn.data import ImageData
+
+LAST, PREVIOUS, BEST = Path("c/last.ckpt"), Path("c/previous.ckpt"), Path("c/best.ckpt")
+
+
+def content(step: int = 1, numbers: int = 1000) -> dict[str, Any]:
+    weights = torch.arange(numbers, dtype=torch.float32) + step
+    return {"global_step": step, "config": {"name": "a"}, "data": {}, "state_dict": {"w": weights, "b": weights[:3]}}
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    return torch.equal(a, b) if isinstance(a, Tensor) else bool(a == b)
+
+
+def files() -> list[str]:
+    return sorted(os.listdir("c"))
+
+
+class Payload:
+    """What an attacker puts into a pickle."""
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {Path('RAN').absolute()}",)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of the working directory."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("TORCH_HOME", str(Path("torch_home").absolute()))  # where Lightning's own keeps downloads
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
+    handler = partial(SimpleHTTPRequestHandler, directory=os.getcwd())
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+# Writing
+
+
+def in_a_process(run: Callable[[], None], kill_after: float | None = None) -> int:
+    """Runs it in a process of its own, killed after some seconds where given; its exit code, or minus the signal."""
+    process = os.fork()
+    if process == 0:
+        try:
+            run()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(process, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_what_is_saved_is_read_and_the_one_before_is_kept() -> None:
+    for step in (1, 2, 3):
+        CheckpointFiles().save_checkpoint(content(step), str(LAST))
+        CheckpointFiles().save_checkpoint(content(10 * step), BEST)
+    assert files() == ["best.ckpt", "last.ckpt", "previous.ckpt"]
+    for path, step in ((LAST, 3), (PREVIOUS, 2), (BEST, 30)):
+        assert same(read(path), content(step)), path
+        assert same(CheckpointFiles().load_checkpoint(path), content(step)), path
+
+
+@pytest.mark.parametrize("before", [1, 2], ids=["no previous", "a previous"])
+def test_kill_between_any_two_calls_leaves_the_old_or_the_new_last(
+    before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in range(1, before + 1):
+        save(content(step), LAST)
+
+    def save_and_die(moment: int) -> None:
+        left = iter(range(moment, -1, -1))
+
+        def dying(call: Any) -> Any:
+            def wrapped(*args: Any, **kwargs: Any) -> Any:
+                if next(left) == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return call(*args, **kwargs)
+
+            return wrapped
+
+        for name in ("fsync", "link", "replace", "unlink"):
+            monkeypatch.setattr(os, name, dying(getattr(os, name)))
+        save(content(before + 1), LAST)
+
+    seen, moment = [], 0
+    while in_a_process(partial(save_and_die, moment)) == -signal.SIGKILL:
+        last = read(LAST)["global_step"]
+        seen.append(last)
+        assert last in (before, before + 1)
+        assert same(read(LAST), content(last))
+        if PREVIOUS.exists():
+            assert read(PREVIOUS)["global_step"] in range(1, before + 2)
+        assert newest_intact("c").path == LAST and newest_intact("c").skipped == []
+        assert not {str(path) for path in Path("c").glob("*.ckpt")} - {"c/last.ckpt", "c/previous.ckpt"}
+        moment += 1
+    assert len(seen) >= 5 and seen[0] == before and seen[-1] == before + 1
+    assert files() == ["last.ckpt", "previous.ckpt"]  # the last process ran through, and took away what the others left
+
+
+def test_kill_while_a_large_file_is_written() -> None:
+    save(content(1), LAST)
+    large = content(2, numbers=10_000_000)  # 40 MB
+    seconds = -time.monotonic()
+    torch.save(large, "large")
+    seconds += time.monotonic()
+    left_over = 0
+    for share in (0.3, 0.6, 0.9):
+        assert in_a_process(lambda: [save(large, LAST) for _ in range(100)], share * seconds) == -signal.SIGKILL
+        left_over += Path("c/.last.ckpt.partial").is_file()
+        step = read(LAST)["global_step"]
+        assert same(read(LAST), content(1) if step == 1 else large)
+    assert left_over  # it was in the middle of a write
+    save(content(3), LAST)
+    assert files() == ["last.ckpt", "previous.ckpt"] and same(read(LAST), content(3))
+
+
+def test_a_damaged_last_never_takes_the_place_of_a_whole_previous_before_the_new_one_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save(content(1), LAST)
+    save(content(2), LAST)
+    os.truncate(LAST, 1000)
+    whole = []
+    replace = os.replace
+
+    def watched(*args: Any) -> None:
+        whole.append(newest_intact("c").step)
+        replace(*args)
+
+    monkeypatch.setattr(os, "replace", watched)
+    save(content(3), LAST)
+    assert whole == [1, 3]
+
+
+def test_without_hard_links_the_one_before_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    for step in (1, 2, 3):
+        save(content(step), LAST)
+    assert files() == ["last.ckpt", "previous.ckpt"]
+    assert (read(LAST)["global_step"], read(PREVIOUS)["global_step"]) == (3, 2)
+
+
+def test_two_processes_that_save_at_once_leave_a_whole_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("c").mkdir()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: time.sleep(0.002))  # the turn of the other
+
+    def save_often(first: int) -> None:
+        for step in range(first, first + 20):
+            save(content(step, numbers=100_000), LAST)
+
+    def two() -> None:
+        other = os.fork()
+        save_often(1 if other else 1000)
+        os._exit(os.waitstatus_to_exitcode(os.wait()[1]) if other else 0)
+
+    assert in_a_process(two) == 0
+    for path in (LAST, PREVIOUS):
+        step = read(path)["global_step"]
+        assert same(read(path), content(step, numbers=100_000))
+
+
+def test_file_that_may_not_grow_leaves_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    save(content(7), LAST)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"cannot write c/last.ckpt: File too large; 4\.0 MB are needed") as raised:
+            save(content(8, numbers=1_000_000), LAST)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "c/last.ckpt (step 7) is whole: make room, and `fit --resume .` goes on from it" in str(raised.value)
+    assert files() == ["last.ckpt"] and same(read(LAST), content(7))
+
+
+def test_full_disk_leaves_the_old_one() -> None:
+    Path("disk/c").mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "disk"], capture_output=True).returncode:
+        pytest.skip("mounting needs root")
+    try:
+        path = Path("disk/c/last.ckpt")
+        with pytest.raises(OSError, match="Nothing was saved before: make room, and start again"):
+            save(content(1, numbers=1_000_000), path)
+        save(content(1), path)
+        with pytest.raises(OSError, match=r"No space left on device; 4\.0 MB are needed, 1\.0 MB are free") as raised:
+            save(content(2, numbers=1_000_000), path)
+        assert raised.value.errno == 28
+        assert os.listdir("disk/c") == ["last.ckpt"] and same(read(path), content(1))
+    finally:
+        subprocess.run(["umount", "-l", "disk"], check=True)
+
+
+def test_directory_that_is_not_ours_to_write_in() -> None:
+    directory = Path(tempfile.mkdtemp())  # tmp_path is closed to the user we become
+    save(content(1), directory / "last.ckpt")
+    directory.chmod(0o555)
+    is_root = os.geteuid() == 0
+    try:
+        if is_root:
+            os.seteuid(65534)
+        with pytest.raises(
+            OSError, match=r"Permission denied\. .*last.ckpt \(step 1\) is whole: make the directory"
+        ) as e:
+            save(content(2), directory / "last.ckpt")
+        assert e.value.errno == 13
+    finally:
+        if is_root:
+            os.seteuid(0)
+    assert os.listdir(directory) == ["last.ckpt"] and same(read(directory / "last.ckpt"), content(1))
+
+
+def test_what_could_not_be_loaded_again_is_not_saved() -> None:
+    save(content(1), LAST)
+    with pytest.raises(ValueError, match=r"was not written: it holds pathlib.*Path, which cannot be loaded again"):
+        save(content(2) | {"callbacks": {"mine": Path("somewhere")}}, LAST)
+    assert files() == ["last.ckpt"] and same(read(LAST), content(1))
+
+
+# Damage
+
+
+def test_flipped_bits_are_refused_or_change_nothing() -> None:
+    save(content(), LAST)
+    whole = LAST.read_bytes()
+    positions = random.Random(0).sample(range(8 * len(whole)), 200)
+    refused = 0
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[position // 8] ^= 1 << position % 8
+        LAST.write_bytes(damaged)
+        try:
+            found = CheckpointFiles().load_checkpoint(LAST)
+        except ValueError:
+            refused += 1
+        else:
+            assert same(found, content()), position
+    assert refused > 100
+
+
+def test_the_one_flipped_bit_outside_the_crc_that_changes_a_tensor_is_refused() -> None:
+    save(content(), LAST)
+    damaged = bytearray(LAST.read_bytes())
+    entry = damaged.rindex(b"archive/data/0") - 46  # of the central directory, where its attributes are at byte 38
+    assert damaged[entry : entry + 4] == b"PK\1\2"
+    damaged[entry + 38] ^= 0x10  # "is a directory"
+    LAST.write_bytes(damaged)
+    TorchCheckpointIO().load_checkpoint(LAST)  # whatever is in memory, without a word
+    with pytest.raises(ValueError, match="its record archive/data/0 is damaged"):
+        CheckpointFiles().load_checkpoint(LAST)
+
+
+def test_stock_loads_a_flipped_bit() -> None:
+    save(content(), LAST)
+    damaged = bytearray(LAST.read_bytes())
+    damaged[damaged.index(content()["state_dict"]["w"].numpy().tobytes()) + 2000] ^= 1
+    LAST.write_bytes(damaged)
+    assert not same(TorchCheckpointIO().load_checkpoint(LAST), content())
+    with pytest.raises(ValueError, match="its record archive/data/0 is damaged"):
+        CheckpointFiles().load_checkpoint(LAST)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda data: b"", "it is empty"),
+        (lambda data: data[:-1], "its end is missing or damaged"),
+        (lambda data: data[: len(data) // 2], "its end is missing or damaged"),
+        (lambda data: b"\0" * len(data), "it begins like no file of torch.save"),
+        (lambda data: b"<html>not found</html>", "it begins like no file of torch.save"),
+    ],
+)
+def test_damage_is_named_with_the_remedy(damage: Callable[[bytes], bytes], reason: str) -> None:
+    save(content(1), LAST)
+    save(content(2), LAST)
+    LAST.write_bytes(damage(LAST.read_bytes()))
+    message = (
+        f"c/last.ckpt is no intact checkpoint: {reason}. "
+        "There are c/previous.ckpt: `fit --resume` picks an intact one by itself"
+    )
+    for load in (read, CheckpointFiles().load_checkpoint):
+        with pytest.raises(ValueError, match="no intact") as raised:
+            load(LAST)
+        assert str(raised.value) == message
+
+
+def test_files_of_other_kinds_are_refused() -> None:
+    torch.save(content(), "old", _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile("packed", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("packed/data.pkl", pickle.dumps(content()["config"]))
+    for path, reason in (("old", "begins like no file"), ("packed", "is compressed"), (".", "Is a directory")):
+        with pytest.raises(ValueError, match=reason):
+            read(path)
+    torch.save([1], "list")
+    with pytest.raises(ValueError, match="list is not a checkpoint of this project: it carries no config"):
+        read("list")
+
+
+def test_no_file_names_those_that_are_near() -> None:
+    save(content(), LAST)
+    for load in (read, CheckpointFiles().load_checkpoint):
+        with pytest.raises(FileNotFoundError, match=r"no checkpoint at c/best.ckpt: there are c/last.ckpt"):
+            load(BEST)
+        with pytest.raises(FileNotFoundError, match="`fit` makes one"):
+            load("nowhere/best.ckpt")
+
+
+def test_newest_intact_is_the_last_or_the_one_before_and_only_then_the_best() -> None:
+    assert newest_intact("c") == (None, -1, [])
+    save(content(6), BEST)
+    assert newest_intact("c") == (BEST, 6, [])
+    save(content(1), LAST)
+    save(content(5), LAST)
+    assert newest_intact("c") == (LAST, 5, [])
+    os.truncate(LAST, 0)
+    path, step, skipped = newest_intact("c")
+    assert (path, step) == (PREVIOUS, 1)
+    assert [message.split(".")[0] for message in skipped] == ["c/last"] and "it is empty" in skipped[0]
+    os.truncate(PREVIOUS, 10)
+    assert newest_intact("c")[:2] == (BEST, 6)
+    os.truncate(BEST, 3000)
+    assert newest_intact("c").path is None and len(newest_intact("c").skipped) == 3
+
+
+# Addresses and payloads
+
+
+def addresses(server: str, name: str) -> list[str]:
+    return [name, Path(name).absolute().as_uri(), f"{server}/{name}"]
+
+
+def test_every_address_gives_the_same(server: str) -> None:
+    save(content(), Path("a b.ckpt"))
+    for address in ("a b.ckpt", Path("a b.ckpt").absolute().as_uri(), f"{server}/a%20b.ckpt"):
+        assert same(read(address), content()), address
+        assert same(CheckpointFiles().load_checkpoint(address), content()), address
+    with pytest.raises(ValueError, match="checkpoints are read from local files, file://, http"):
+        read("s3://bucket/a.ckpt")
+
+
+def test_remote_damage_and_failures_are_named(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(content(), Path("a.ckpt"))
+    os.truncate("a.ckpt", 2000)
+    with pytest.raises(ValueError, match=rf"{server}/a.ckpt is no intact checkpoint: its end .* Download it again"):
+        read(f"{server}/a.ckpt?token=secret")
+    with pytest.raises(OSError, match=r"/b.ckpt cannot be downloaded: HTTP Error 404: File not found"):
+        read(f"{server}/b.ckpt")
+    monkeypatch.setattr(checkpoint, "DOWNLOAD_BYTES", 1999)
+    with pytest.raises(OSError, match="is larger than 0 GiB: download it yourself"):
+        read(f"{server}/a.ckpt")
+    with pytest.raises(OSError, match=r"http://127.0.0.1:1/a cannot be downloaded: .*Connection refused"):
+        read("http://127.0.0.1:1/a")
+    with pytest.raises(OSError, match="cannot be downloaded") as raised:
+        read("http://user:secret@127.0.0.1:1/a")
+    assert "secret" not in str(raised.value)
+
+
+def test_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    monkeypatch.setattr(checkpoint, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda self: time.sleep(1))
+    with pytest.raises(OSError, match="cannot be downloaded: timed out"):
+        read(f"{server}/a.ckpt")
+
+
+def test_payload_runs_nowhere(server: str) -> None:
+    torch.save(content() | {"hyper_parameters": Payload()}, "evil.ckpt")
+    for address in addresses(server, "evil.ckpt"):
+        for load in (
+            read,
+            CheckpointFiles().load_checkpoint,
+            partial(CheckpointFiles().load_checkpoint, weights_only=False),
+        ):
+            with pytest.raises(
+                ValueError, match=r"evil.ckpt was not opened: it asks to call posix.system, but nothing"
+            ):
+                load(address)
+    assert not Path("RAN").exists()
+
+
+def test_payload_runs_nowhere_in_a_trainer_and_does_in_stock(server: str) -> None:
+    def parts() -> tuple[ImageClassifier, ImageData]:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+        return ImageClassifier(network), ImageData(FakeSource(), batch_size=8)
+
+    fit(*parts(), epochs=1, plugins=[CheckpointFiles()]).save_checkpoint("good.ckpt")
+    good = torch.load("good.ckpt", weights_only=True)
+    torch.save(good | {"callbacks": {"evil": Payload()}}, "evil.ckpt")
+    results = []
+    for address in addresses(server, "good.ckpt"):
+        tester = trainer(plugins=[CheckpointFiles()])
+        results.append(tester.test(*parts(), ckpt_path=address, verbose=False))
+    assert results[0] == results[1] == results[2]
+    for address in addresses(server, "evil.ckpt"):
+        for flag in (None, False):
+            with pytest.raises(ValueError, match="was not opened: it asks to call"):
+                trainer(plugins=[CheckpointFiles()]).test(*parts(), ckpt_path=address, weights_only=flag, verbose=False)
+    assert not Path("RAN").exists()
+    trainer().test(*parts(), ckpt_path=f"{server}/evil.ckpt", verbose=False)
+    assert Path("RAN").exists()  # what Lightning does with the same address

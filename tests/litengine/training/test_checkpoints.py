@@ -1,0 +1,221 @@
+import functools
+import math
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import FakeSource, fit
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
+
+from litengine.training import Checkpoints
+from litcnn.model import ImageClassifier
+from litcnn.augment import RandomCrop, RandomFlip
+from litcnn.data import ImageData
+
+BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
+
+
+class Scores(LightningModule):
+    """Logs the `val/acc` it is told for each epoch, and counts its epochs in a weight."""
+
+    def __init__(self, scores: list[float], name: str = "val/acc") -> None:
+        super().__init__()
+        self.scores, self.name = scores, name
+        self.steps = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, index):
+        return -self.steps  # with SGD at 1.0 each step adds 1
+
+    def validation_step(self, batch, index):
+        self.log(self.name, 100.0 if self.trainer.sanity_checking else self.scores[self.current_epoch])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def data(val_fraction: float = 0.2) -> ImageData:
+    """3 steps an epoch."""
+    return ImageData(FakeSource(), batch_size=8 if val_fraction else 10, val_fraction=val_fraction)
+
+
+def run(scores: list[float], checkpoints: Checkpoints, *callbacks: Callback, **settings) -> Checkpoints:
+    val_fraction = settings.pop("val_fraction", 0.2)
+    name = settings.pop("name", "val/acc")
+    settings = {"epochs": len(scores)} | settings
+    fit(Scores(scores, name), data(val_fraction), checkpoints, *callbacks, **settings)
+    return checkpoints
+
+
+def steps(path: Path) -> int:
+    """Training steps that the weights in a checkpoint have seen."""
+    content = torch.load(path, weights_only=True)
+    assert content["global_step"] == content["state_dict"]["steps"]
+    return content["global_step"]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [
+        ([0.1, 0.5, 0.3], 1),
+        ([0.1, 0.2, 0.3], 2),
+        ([0.5, 0.4, 0.3], 0),
+        ([0.1, 0.5, 0.5, 0.4], 2),  # of equals the newer
+        ([0.0, 0.0], 1),
+        ([math.nan, 0.1, math.nan], 1),
+    ],
+)
+def test_best_is_the_newest_with_the_highest_score_and_last_is_the_last(scores, best):
+    checkpoints = run(scores, Checkpoints())
+    assert (checkpoints.best_epoch, checkpoints.best_score) == (best, pytest.approx(scores[best]))
+    assert steps(BEST) == 3 * (best + 1)
+    assert steps(LAST) == 3 * len(scores)
+    assert sorted(os.listdir("checkpoints")) == ["best.ckpt", "last.ckpt"]
+    assert Path("best.ckpt").is_symlink() and Path("best.ckpt").resolve() == BEST.resolve()
+
+
+def test_mode_min_takes_the_lowest_of_another_metric():
+    assert run([0.3, 0.1, 0.2], Checkpoints("val/loss", "min"), name="val/loss").best_epoch == 1
+    assert steps(BEST) == 6
+
+
+def test_a_score_of_nan_is_never_best():
+    checkpoints = run([math.nan, math.nan], Checkpoints())
+    assert checkpoints.best_score is None
+    assert not BEST.exists() and steps(LAST) == 6
+    assert Path("best.ckpt").resolve() == LAST.resolve()
+
+
+def test_without_validation_images_the_last_is_linked_as_best():
+    checkpoints = run([0.1, 0.2], Checkpoints(), val_fraction=0)
+    assert not BEST.exists() and steps(LAST) == 6
+    assert Path("best.ckpt").resolve() == LAST.resolve()
+    assert checkpoints.best_epoch is None
+
+
+def test_the_link_is_the_newest_runs_and_a_real_file_is_left_alone():
+    for name in ("one", "two"):
+        run([0.1], Checkpoints(), default_root_dir=name)
+        assert Path("best.ckpt").resolve() == Path(name, BEST).resolve()
+    Path("best.ckpt").unlink()
+    Path("best.ckpt").write_text("mine")
+    run([0.1], Checkpoints())
+    assert Path("best.ckpt").read_text() == "mine" and steps(BEST) == 3
+
+
+class Watch(Callback):
+    """The steps in last.ckpt after each step and, with a "v", after each validation."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def look(self, mark: str = "") -> None:
+        self.seen.append((str(steps(LAST)) if LAST.exists() else "-") + mark)
+
+    def on_train_batch_start(self, *args):
+        self.look()
+
+    def on_validation_start(self, trainer, model):
+        if not trainer.sanity_checking:
+            self.look("v")
+
+
+def test_with_0_minutes_it_saves_after_every_step_but_the_last_of_an_epoch():
+    watch = Watch()
+    run([0.1, 0.2], Checkpoints(every_n_minutes=0), watch)
+    # Before step 1: nothing yet, then 1, 2; validation still sees 2; the epoch's end saves 3.
+    assert watch.seen == ["-", "1", "2", "2v", "3", "4", "5", "5v"]
+    assert steps(LAST) == 6
+
+
+def test_with_steps_given_it_saves_at_each_multiple():
+    watch = Watch()
+    run([0.1, 0.2], Checkpoints(every_n_steps=2), watch)
+    assert watch.seen == ["-", "-", "2", "2v", "3", "4", "4", "4v"]
+
+
+def test_minutes_are_counted_from_the_last_save(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("litengine.training.checkpoints.time.monotonic", lambda: clock[0])
+
+    class Tick(Callback):
+        def on_train_batch_start(self, *args):
+            clock[0] += 40  # seconds
+
+    watch = Watch()
+    run([0.1, 0.2, 0.3], Checkpoints(every_n_minutes=1), Tick(), watch)
+    # Saved at 80 s (step 2) and at the end of every epoch; from then on it takes 2 steps again.
+    assert watch.seen == ["-", "-", "2", "2v", "3", "3", "5", "5v", "6", "6", "8", "8v"]
+
+
+def test_an_epoch_long_save_is_not_made_within_ten_minutes():
+    watch = Watch()
+    run([0.1, 0.2], Checkpoints(), watch)
+    assert watch.seen == ["-", "-", "-", "-v", "3", "3", "3", "3v"]
+
+
+def test_fast_dev_run_writes_nothing():
+    run([0.1], Checkpoints(every_n_minutes=0), fast_dev_run=2)
+    assert sorted(os.listdir()) == ["home"]
+
+
+def test_a_metric_that_is_not_logged_is_named_with_those_that_are():
+    with pytest.raises(
+        ValueError, match=r"checkpoints.monitor 'val/f1' is not logged in validation: there are val/acc"
+    ):
+        run([0.1], Checkpoints("val/f1"))
+
+
+def test_the_best_so_far_is_remembered_after_a_resume():
+    run([0.1, 0.7], Checkpoints())
+    resumed = run([0.1, 0.7, 0.6, 0.5], Checkpoints(), ckpt_path=str(LAST))
+    assert (resumed.best_epoch, resumed.best_score) == (1, pytest.approx(0.7))
+    assert steps(BEST) == 6 and steps(LAST) == 12
+    assert run([0.1, 0.7, 0.6, 0.5, 0.9], Checkpoints(), ckpt_path=str(LAST)).best_epoch == 4
+    assert steps(BEST) == 15
+
+
+class Keep(Callback):
+    """A copy of every checkpoint that was ever written, by step."""
+
+    def __init__(self) -> None:
+        Path("kept").mkdir(exist_ok=True)
+
+    def on_train_batch_start(self, trainer, *args):
+        for path in (BEST, LAST):
+            if path.exists():
+                shutil.copy(path, f"kept/{path.stem}-{torch.load(path, weights_only=True)['global_step']}.ckpt")
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(StepLR, step_size=1, gamma=0.7),
+        functools.partial(OneCycleLR, max_lr=0.05),
+        functools.partial(ReduceLROnPlateau, patience=0, factor=0.5, threshold=0.5),
+    ],
+    ids=["epoch", "step", "plateau"],
+)
+def test_a_fit_resumed_from_any_checkpoint_ends_with_the_same_bits(schedule):
+    def train(ckpt_path: str | None = None, *callbacks: Callback) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+        optimizer = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+        model = ImageClassifier(network, optimizer, schedule)
+        augmented = ImageData(FakeSource(), 8, 0.2, augment=[RandomCrop(2), RandomFlip()])
+        fit(model, augmented, Checkpoints(every_n_minutes=0), *callbacks, epochs=4, ckpt_path=ckpt_path)
+        end = torch.load(LAST, weights_only=True)
+        return model.state_dict() | {"lr": torch.tensor(end["optimizer_states"][0]["param_groups"][0]["lr"])}
+
+    whole = train(None, Keep())
+    kept = sorted(Path("kept").iterdir())
+    assert {path.name for path in kept} >= {f"last-{step}.ckpt" for step in range(1, 12)} | {"best-3.ckpt"}
+    different = []
+    for path in kept:
+        resumed = train(str(path))
+        if not all(torch.equal(resumed[name], value) for name, value in whole.items()):
+            different.append(path.name)
+    assert different == []
