@@ -12,9 +12,9 @@ from pathlib import Path
 
 import yaml
 
-from litengine.training.run_directory import read_state, relative, runs_in
 from litengine.study import locks
 from litengine.study.results import report_of
+from litengine.training.run_directory import read_state, relative, runs_in
 
 PROGRAM = [sys.executable, "-m", "litcnn"]
 LINES = 15  # of a failed run's output that are shown

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from litengine.training.run_directory import relative, write_whole
 from litengine.study.results import report_of
 from litengine.study.space import Space, as_flag
+from litengine.training.run_directory import relative, write_whole
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from litengine.training.run_directory import relative, write_whole
 from litengine.study import locks
 from litengine.study.child import Child, seconds_of
 from litengine.study.options import Options
@@ -16,6 +15,7 @@ from litengine.study.results import Result, read_result
 from litengine.study.settings import directory_of, record, resolve
 from litengine.study.statistics import Summary, summarize
 from litengine.study.workers import Workers
+from litengine.training.run_directory import relative, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litengine.training.run_directory import link, relative
 from litengine.study import locks
 from litengine.study.child import Child, seconds_of
 from litengine.study.options import Options, options_in
@@ -17,6 +16,7 @@ from litengine.study.settings import differences, directory_of, record, recordab
 from litengine.study.space import Space, as_flag, read_space
 from litengine.study.storage import explained, open_storage, url_of
 from litengine.study.workers import Workers
+from litengine.training.run_directory import link, relative
 
 if TYPE_CHECKING:
     from optuna import Study, Trial

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from litengine.training.run_directory import relative, write_whole
 from litengine.study import child
 from litengine.study.options import Options
+from litengine.training.run_directory import relative, write_whole
 
 # Where and how a run is carried out and watched, which is no part of its result
 FREE = ("name", "runs", "trust", "test_after_fit", "resume", "ckpt_path")
