@@ -45,6 +45,10 @@ class ImageClassifier(ClassifierModule):
         label_smoothing: of cross entropy in training: the part of the target that is spread over all classes, 0 to 1.
         metrics: of validation and test, by name; `configure_metrics` takes others.
         mixing: mixes training images and their targets: torchvision.transforms.v2.MixUp or CutMix.
+        init_from: file with weights to start from: a checkpoint, a `.pth` or a `.safetensors` of the same architecture.
+            A head of another size stays new.
+        freeze: names or patterns of parameters or modules that are not trained, such as `[blocks]`.
+        unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
         compile: compile the network with `torch.compile`; checkpoints stay the same.
         tta: test-time augmentation in test, predict, export and demo: logits are averaged over 2 (`flip`) or 6
@@ -69,11 +73,14 @@ class ImageClassifier(ClassifierModule):
         label_smoothing: float = 0.0,
         metrics: Sequence[Name] = ("acc",),
         mixing: nn.Module | None = None,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        unfreeze_at_epoch: int | None = None,
         channels_last: bool = True,
         compile: bool = False,
         tta: TTA = "none",
     ) -> None:
-        super().__init__(network, tta=tta, channels_last=channels_last, compile=compile)
+        super().__init__(network, tta, channels_last, compile, init_from, freeze, unfreeze_at_epoch)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"model.label_smoothing is {label_smoothing}: choose a fraction of 0 to 1")
         for name, value in {"label_smoothing": label_smoothing, "class_weights": class_weights}.items():
@@ -93,6 +100,7 @@ class ImageClassifier(ClassifierModule):
         self.mixing = mixing
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         weights = self.class_weights
         if weights == "balanced":
             images, present = sum(self.class_counts), sum(count > 0 for count in self.class_counts)
@@ -146,6 +154,6 @@ class ImageClassifier(ClassifierModule):
         return MetricCollection({name: METRICS[name](classes) for name in self.metric_names})
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self.network, self.parameter_groups))
+        optimizer = self.optimizer(parameter_groups(self.network, self.parameter_groups, self.frozen.parameters))
         check_settings(self.parameter_groups or {}, optimizer)
         return self.with_schedule(optimizer, self.lr_scheduler)
