@@ -109,6 +109,8 @@ class ClassificationData(LightningDataModule):
                 raise ValueError(
                     f"data.{name} has {len(given)} numbers, but the images have {self.image_shape[0]} channels"
                 )
+        if stage == "fit":
+            self.subset("val")
         if self.subset(NEEDED[stage]) is None:
             raise ValueError(f"{type(self.source).__name__} has no {NEEDED[stage]} images{self.why_missing(stage)}")
 
