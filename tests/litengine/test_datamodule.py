@@ -5,9 +5,8 @@ import pytest
 import torch
 from helpers import FakeSource, trainer
 from lightning.pytorch import Trainer
+from project_for_tests import ImageData, RandomCrop, RandomFlip
 
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
 from litengine.data import Arrays, module
 
 

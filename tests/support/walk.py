@@ -19,8 +19,8 @@ import pytest
 from lightning.pytorch import Callback
 from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
+from project_for_tests import main
 
-from litcnn.__main__ import main
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
