@@ -146,7 +146,8 @@ class ClassifierModule(LightningModule):
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._check_network()
+        if stage == "fit":
+            self._check_network()
         if stage == "fit" and hasattr(self.network, "initialize"):
             images = data.first_images(INITIAL_IMAGES, self.trainer.strategy.root_device)
             initialize: Any = self.network.initialize

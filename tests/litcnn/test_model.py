@@ -159,7 +159,7 @@ def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(sm
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1])
 def test_label_smoothing_outside_0_to_1_is_refused(smoothing):
-    with pytest.raises(ValueError, match=rf"model.label_smoothing is {smoothing}: a fraction of 0 to 1"):
+    with pytest.raises(ValueError, match=rf"model.label_smoothing is {smoothing}: choose a fraction of 0 to 1"):
         classifier(label_smoothing=smoothing)
 
 
@@ -217,7 +217,7 @@ def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
 
 
 def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
-    with pytest.raises(ValueError, match="label_smoothing is of cross entropy"):
+    with pytest.raises(ValueError, match="label_smoothing is a setting of cross entropy"):
         classifier(loss=Smallest(), label_smoothing=0.1)
 
 
@@ -367,7 +367,7 @@ def test_a_loss_of_nan_is_logged_as_nan():
 
 
 def test_without_a_datamodule_it_says_what_is_missing():
-    with pytest.raises(ValueError, match="needs a datamodule that knows its classes: pass an ImageData"):
+    with pytest.raises(ValueError, match="needs the classes of the data: pass a data module"):
         trainer().fit(classifier(), train_dataloaders=[(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])
 
 
@@ -557,7 +557,7 @@ def saved(epochs: int = 1, **options) -> dict:
 def test_checkpoint_loads_as_plain_data_and_knows_the_images():
     content = saved(lr_scheduler=PLATEAU)
     mean, std = data().statistics()
-    assert set(content["data"]) == {"class_names", "image_shape", "mean", "std"}
+    assert set(content["data"]) == {"class_names", "image_shape", "mean", "std", "tta", "channels_last"}
     assert content["data"]["class_names"] == ["a", "b", "c"]
     assert content["data"]["image_shape"] == [3, 8, 8]
     assert content["data"]["mean"] == pytest.approx(mean) and content["data"]["std"] == pytest.approx(std)

@@ -170,7 +170,7 @@ def test_two_processes_write_the_report_of_one():
     Path("two.py").write_text(
         f"""import sys
 sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[1] / "support")!r}]
-from test_report import measure
+from test_test_report import measure
 if __name__ == "__main__":
     measure(devices=2, strategy="ddp", default_root_dir="two")
 """
