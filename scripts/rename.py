@@ -23,7 +23,7 @@ ENGINE = (
     *("src/litengine", "tests/litengine", "tests/support", "docs/architecture.md", "docs/cluster.md", "docs/editor.md"),
     *("docs/deploy.md", "docs/reliability.md", "docs/scale.md", "docs/studies.md", "docs/updating.md"),
 )
-FORMER_NAMES = re.compile(r"^(FORMER_NAMES\b.*= )\((.*)\)", re.MULTILINE)
+FORMER_NAMES = re.compile(r"^(FORMER_NAMES\b[^=]*= )\(([^)]*)\)", re.MULTILINE)
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def check_form(name: str) -> None:
 
 
 def tracked() -> list[str]:
-    """The files of the project that git knows, relative to ROOT; those of the engine are left out.
+    """The files that git knows, relative to ROOT.
 
     Raises ValueError if git could not restore the old state afterwards.
     """
@@ -75,7 +75,11 @@ def tracked() -> list[str]:
         raise ValueError(f"{ROOT} is not committed: {remedy}")
     if changes:
         raise ValueError(f"commit these changes first:\n{changes.rstrip()}")
-    return [path for path in paths if not f"{path}/".startswith(tuple(f"{part}/" for part in ENGINE))]
+    return paths
+
+
+def of_engine(path: str) -> bool:
+    return f"{path}/".startswith(tuple(f"{part}/" for part in ENGINE))
 
 
 def check_free(name: str, paths: list[str]) -> None:
@@ -87,7 +91,7 @@ def check_free(name: str, paths: list[str]) -> None:
     pinned = re.findall(r"^[\w.-]+(?===)", "\n".join(map(read, ROOT.glob("requirements*.txt"))), re.MULTILINE)
     if name in {re.sub(r"[-.]+", "_", package).lower() for package in pinned} or importlib.util.find_spec(name):
         raise ValueError(f"{name} is a package that is installed or that this project needs: choose another name")
-    for path in (path for path in paths if path.endswith(".py")):
+    for path in (path for path in paths if path.endswith(".py") and not of_engine(path)):
         try:
             with tokenize.open(ROOT / path) as file:
                 words = {token.string for token in tokenize.generate_tokens(file.readline)}
@@ -107,7 +111,7 @@ def rename(name: str, paths: list[str]) -> list[str]:
     changed = []
     for path in paths:
         file = ROOT / path
-        if file.is_symlink() or not file.is_file() or path == "LICENSE":
+        if file.is_symlink() or not file.is_file() or path == "LICENSE" or of_engine(path):
             continue
         try:
             text = read(file)
@@ -115,8 +119,8 @@ def rename(name: str, paths: list[str]) -> list[str]:
             continue
         new = translate(text, name)
         if path == init:
-            names = "".join(f'"{old}", ' for old in former)
-            new = FORMER_NAMES.sub(rf"\1({names})", new)
+            names = str(tuple(former)).replace("'", '"')
+            new = FORMER_NAMES.sub(rf"\1{names}", new)
         if new != text:
             file.write_bytes(new.encode())
             changed.append(re.sub(rf"^(src|tests)/{NAME}/", rf"\1/{name}/", path))
@@ -141,7 +145,7 @@ def tidy(changed: list[str]) -> str:
     if not ruff or not code:
         return "Not formatted: ruff is not installed."
     for step in (["check", "--fix", "--select=I"], ["format"], ["check", "--add-noqa", "--select=E501"]):
-        subprocess.run([ruff, *step, "--quiet", *code], cwd=ROOT, check=False)
+        subprocess.run([ruff, *step, *code], cwd=ROOT, capture_output=True, check=False)
     return "Formatted by ruff."
 
 
