@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 from litengine.inference import Prediction, Predictor
 from litengine.inference.predictor import _best_device
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
 NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
 MODEL: dict[str, Any] = {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}
