@@ -213,7 +213,6 @@ def test_this_project_and_its_older_runs_work_under_two_new_names(tmp_path: Path
     few += ["--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[8, 8]"]
     configs = ["--config", "configs/cnn.yaml", "--config", "configs/with/no_tracker.yaml"]
     run("main.py", "fit", *configs, *few, "--trainer.max_epochs", "1")
-    commit(clone)
     engine = of_engine(clone)
     assert {path.partition("/")[0] for path in engine} == {"src", "tests", "docs"}
 
