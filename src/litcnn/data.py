@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+from torchvision.transforms.v2 import Transform
+
+from litcnn.augment import PerImage
 from litengine.data import Augment, BatchLoader, Source, Split, stratified_fold, stratified_split
 from litengine.datamodule import ClassificationData, Subset
 
@@ -17,7 +20,8 @@ class ImageData(ClassificationData):
         batch_size: images in a batch, over all processes together.
         val_fraction: fraction of the training set held out for validation, 0 to below 1. With 0, training uses every
             image and keeps the last weights.
-        augment: random changes to training batches, applied one after the other.
+        augment: random changes to training batches, applied one after the other: those of `litcnn.augment`, or any
+            transform of torchvision.transforms.v2, which changes one image at a time.
         mean: mean of each channel, in units of 0..1; measured on the training images if not given.
         std: standard deviation of each channel, likewise.
         seed: of order and augmentation.
@@ -36,7 +40,7 @@ class ImageData(ClassificationData):
         source: Source,
         batch_size: int = 128,
         val_fraction: float = 0.1,
-        augment: Sequence[Augment] = (),
+        augment: Sequence[Augment | Transform] = (),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int = 0,
@@ -53,7 +57,7 @@ class ImageData(ClassificationData):
             allowed = f"choose 0 to {folds - 1}" if folds else "it needs data.folds, the number of parts"
             raise ValueError(f"data.fold is {fold}: {allowed}")
         self.val_fraction = val_fraction
-        self.augment = augment
+        self.augment = [each if isinstance(each, Augment) else PerImage(each) for each in augment]
         self.split_seed = split_seed
         self.folds = folds
         self.fold = fold

@@ -167,7 +167,7 @@ class ClassificationData(LightningDataModule):
         assert subset is not None and self.trainer is not None
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
-        on_host = arrays.images.device.type == "cpu"
+        gathered_on_host = device.type == "cuda" and arrays.images.device.type == "cpu"
         return BatchLoader(
             arrays.images,
             arrays.labels,
@@ -180,7 +180,7 @@ class ClassificationData(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             position=self._position if shuffle else (lambda: (0, 0)),
-            prefetch=BATCHES_AHEAD if device.type == "cuda" and on_host else 0,
+            prefetch=BATCHES_AHEAD if gathered_on_host and all(each.thread_safe for each in augment) else 0,
         )
 
     def _position(self) -> tuple[int, int]:
