@@ -161,8 +161,25 @@ class ClassificationData(LightningDataModule):
         assert train is not None
         return train.arrays.images[torch.from_numpy(train.indices[:count])].to(device)
 
-    def loader(self, name: Split, *, shuffle: bool = False, augment: Sequence[Augment] = ()) -> BatchLoader:
-        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off."""
+    def class_counts(self) -> np.ndarray:
+        """int64 (classes,): the training images of each class."""
+        train = self.subset("train")
+        assert train is not None
+        return np.bincount(train.labels, minlength=len(self.class_names))
+
+    def loader(
+        self,
+        name: Split,
+        *,
+        shuffle: bool = False,
+        probabilities: np.ndarray | None = None,
+        augment: Sequence[Augment] = (),
+    ) -> BatchLoader:
+        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off.
+
+        Args:
+            probabilities: of drawing each image (see `BatchLoader`).
+        """
         subset = self.subset(name)
         assert subset is not None and self.trainer is not None
         device = self.trainer.strategy.root_device
@@ -174,6 +191,7 @@ class ClassificationData(LightningDataModule):
             self.batch_size,
             indices=subset.indices,
             shuffle=shuffle,
+            probabilities=probabilities,
             augment=augment,
             seed=self.seed,
             device=device,
