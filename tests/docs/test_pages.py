@@ -86,7 +86,7 @@ def loss_and_metric_are_those_of_the_formulas() -> None:
 
     assert "val/f1" in [given["checkpoints"]["monitor"] for given in settings]
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "32"]
-    metric = ["--trainer.callbacks+", "my_metrics.F1", "--trainer.precision", "32-true"]  # in which `load` computes
+    metric = ["--model.metrics", "[acc, f1]", "--trainer.precision", "32-true"]  # in which `load` computes
     main(["fit", "--config", "configs/digits.yaml", *few, *metric])
     data = ImageData(Digits())
     val = data.subset("val")
