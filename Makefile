@@ -39,7 +39,7 @@ bench: $(DEV)  ## measures this project against what one would use in its place:
 faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
 	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
 
-rename: $(DEV)  ## make rename NAME=my_project: gives package and command a name of your own, once
+rename: $(DEV)  ## make rename NAME=my_project: gives package and command a name of your own
 	$(BIN)/python scripts/rename.py $(NAME)
 	$(BIN)/python -m pip uninstall --quiet --yes litcnn
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import FakeSource
+from project_for_tests import ImageData
 
-from litcnn.data import ImageData
 from litengine.data.sources import stream, stream_writer
 from litengine.data.sources.stream_writer import write_stream
 

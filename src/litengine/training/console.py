@@ -1,6 +1,5 @@
 """What the person at the terminal reads: what runs where, a line an epoch, and what came out."""
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -195,5 +194,9 @@ def _peak_memory(trainer: Trainer) -> float:
     """GiB."""
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
+    if sys.platform == "win32":
+        return float("nan")  # Python has no such number there
+    import resource  # Windows lacks it
+
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

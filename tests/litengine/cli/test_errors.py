@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from project_for_tests import PACKAGE, main
 
-from litcnn.__main__ import main
 from litengine.cli import errors
 
 CALLBACK = "trainer:\n  callbacks:\n  - class_path: lightning.pytorch.callbacks."
@@ -28,7 +28,7 @@ FLAGS = [
     ("fit --data.source ImageFolder --data.source.rot x", "--data.source.rot of litengine.data", "--data.source.root?"),
     (
         "fit --model.network.init_args.withs [1]",
-        "withs of litcnn.networks.CNN",
+        f"withs of {PACKAGE}.networks.CNN",
         "mean --model.network.init_args.widths?",
     ),
     ('fit --model.network {"init_args":{"withs":[1]}}', "unknown option --model.network.init_args.withs", "widths?"),
@@ -50,9 +50,9 @@ FLAGS = [
     ("fit --config gone/no.yaml", "there is no config gone/no.yaml"),
     ("fit --config .", ". is a folder, not a config"),
     (
-        "fit --model.network litcnn.networks.CNNN",
-        "is litcnn.networks.CNNN, which does not",
-        "mean litcnn.networks.CNN?",
+        f"fit --model.network {PACKAGE}.networks.CNNN",
+        f"is {PACKAGE}.networks.CNNN, which does not",
+        f"mean {PACKAGE}.networks.CNN?",
     ),
     ("fit --model.optimizer torch.optim.Adm", "torch.optim.Adm, which does not exist: did you mean torch.optim.Adam?"),
     ("fit --model.optimizer Adm", "did you mean torch.optim.Adam?"),

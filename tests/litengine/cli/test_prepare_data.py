@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from helpers import FakeSource
 from PIL import Image
+from project_for_tests import ImageData
 
-from litcnn.data import ImageData
 from litengine.cli.prepare_data import prepare
 from litengine.data import ImageFolder, Stream
 from litengine.data.sources import records

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers import trainer
 from lightning.pytorch import LightningModule
+from project_for_tests import AlternatingFlip, RandomCrop, RandomFlip
 
-from litcnn.augment import AlternatingFlip, RandomCrop, RandomFlip
 from litengine.data import Augment, BatchLoader
 
 

@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-
-from litcnn.__main__ import main
+from project_for_tests import main
 
 
 def test_without_gradio_it_says_how_to_get_it(

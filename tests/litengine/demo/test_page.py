@@ -17,10 +17,9 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from project_for_tests import CNN, ImageClassifier
 from torch import nn
 
-from litcnn.model import ImageClassifier
-from litcnn.networks import CNN
 from litengine.data import Digits
 from litengine.demo import page as page_module
 from litengine.demo.examples import save_examples

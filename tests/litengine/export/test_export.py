@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import project_for_tests as project
 import pytest
 import safetensors.torch
 import torch
 from PIL import Image
+from project_for_tests import CNN, PACKAGE, ImageClassifier
 from safetensors import safe_open
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-import litcnn
-from litcnn.model import ImageClassifier
-from litcnn.networks import CNN
+import litengine.inference.predictor
 from litengine import views as tta
 from litengine.data import Digits
 from litengine.export import export, formats
+from litengine.inference import Predictor
 
 DEPLOY = Path(__file__).parents[3] / "docs" / "deploy.md"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
@@ -38,7 +39,7 @@ NETWORK: dict[str, Any] = {
     "image_size": 32,
     "num_classes": 10,
 }
-CNN_SPEC: dict[str, Any] = {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}
+CNN_SPEC: dict[str, Any] = {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}
 DATA: dict[str, Any] = {"source": {"class_path": "litengine.data.Digits"}}
 MEAN, STD = [0.3, 0.35, 0.25], [0.3, 0.25, 0.4]
 STRANGE = """
@@ -197,7 +198,7 @@ def left() -> list[str]:
 def test_it_says_what_the_checkpoint_says(exported: Any, format: str, augmentation: str) -> None:
     path, checkpoint = exported(format, augmentation)
     assert path == Path(checkpoint).with_suffix(SUFFIXES[format])
-    predictor = litcnn.load(checkpoint, device="cpu")
+    predictor = project.load(checkpoint, device="cpu")
     expected = predictor.probabilities(digits())
     assert len(set(expected.argmax(1).tolist())) > 7 and expected.max() > 0.8  # it has opinions
     for count in (1, 7, 200):
@@ -219,7 +220,7 @@ def test_test_time_augmentation_makes_a_difference(exported: Any) -> None:
 def test_what_makes_a_network_fast_changes_nothing(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, kind: str, format: str
 ) -> None:
-    def load(*args: Any) -> litcnn.Predictor:
+    def load(*args: Any) -> Predictor:
         predictor = original(*args)
         if kind == "compiled":
             predictor.classifier.network.compile(backend="eager")  # without the minutes of a C++ compiler
@@ -228,7 +229,7 @@ def test_what_makes_a_network_fast_changes_nothing(
             predictor.classifier.network.to(memory_format=torch.contiguous_format)
         return predictor
 
-    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits())
+    expected = project.load(checkpoint, device="cpu").probabilities(digits())
     original = litengine.inference.predictor.load
     monkeypatch.setattr(litengine.inference.predictor, "load", load)
     path = export(checkpoint, format)  # type: ignore[arg-type]
@@ -242,7 +243,7 @@ def test_a_network_of_torchvision(format: str) -> None:
     spec = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 10}}
     checkpoint = save(awakened(network, network.fc), spec)
     path = export(checkpoint, format)  # type: ignore[arg-type]
-    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits()[:50])
+    expected = project.load(checkpoint, device="cpu").probabilities(digits()[:50])
     torch.testing.assert_close(use(path, digits()[:50]), expected, atol=2e-5, rtol=0)
 
 
@@ -255,7 +256,7 @@ def test_a_network_of_timm(format: str) -> None:
     init = {"init_args": {"model_name": "test_efficientnet"}, "dict_kwargs": {"num_classes": 10}}
     checkpoint = save(awakened(network, network.classifier), {"class_path": "timm.create_model", **init})
     path = export(checkpoint, format)  # type: ignore[arg-type]
-    expected = litcnn.load(checkpoint, device="cpu").probabilities(digits()[:50])
+    expected = project.load(checkpoint, device="cpu").probabilities(digits()[:50])
     if format == "safetensors":
         again = timm.create_model(**arguments).eval()
         again.load_state_dict(safetensors.torch.load_file(path))
@@ -287,7 +288,7 @@ def about(path: Path) -> dict[str, Any]:
 def test_it_knows_what_it_is(exported: Any, format: str) -> None:
     path, _ = exported(format, "flip")
     assert about(path) == {
-        "litcnn": litcnn.__version__,
+        "litcnn": project.VERSION,
         "torch": torch.__version__,
         "checkpoint": "best.ckpt",
         "metrics": {},
@@ -552,7 +553,7 @@ def test_a_network_that_is_no_graph(
 def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str) -> None:
     path = export(strange("Cond"), format, trust=["strange_networks"])  # type: ignore[arg-type]
     dark, bright = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
-    predictor = litcnn.load("Cond.ckpt", "cpu", ["strange_networks"])
+    predictor = project.load("Cond.ckpt", "cpu", ["strange_networks"])
     for images in (dark, bright):
         torch.testing.assert_close(use(path, images), predictor.probabilities(images))
 
@@ -670,7 +671,7 @@ def test_the_page_works(exported: Any, capsys: pytest.CaptureFixture[str]) -> No
     names: dict[str, Any] = {}
     for snippet in snippets:
         exec(snippet, names)
-    predictor = litcnn.load("best.ckpt", device="cpu")
+    predictor = project.load("best.ckpt", device="cpu")
     assert np.array_equal(names["read_image"]("image.jpg", 32)[0], predictor.prepare("image.jpg"))
     expected = predictor.predict("image.jpg")
     answers = [line.split() for line in capsys.readouterr().out.splitlines() if " " in line and line[1] == " "]

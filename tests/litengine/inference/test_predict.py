@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from project_for_tests import CNN, PACKAGE, load
 from torch import Tensor
 
 import litengine.inference.predict as module
-from litcnn import Predictor, load
-from litcnn.networks import CNN
+from litengine.inference import Predictor
 from litengine.inference.predict import predict
 
 NAMES = ["ant", "[red]bee", "Dächs 猫", "dog"]
@@ -31,7 +31,7 @@ def checkpoint() -> None:
     with torch.no_grad():
         network.head[-1].weight.mul_(10)
     content = {
-        "config": {"model": {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}},
+        "config": {"model": {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}},
         "data": {"class_names": NAMES, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.1] * 3},
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
     }

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from jsonargparse import ArgumentParser
+from project_for_tests import PACKAGE
 from torch import nn
 
 from litengine.inference.safe_config import check_trusted
 
 CONFIGS = sorted(Path(__file__).parents[3].glob("configs/**/*.yaml"))
-CNN = "litcnn.networks.CNN"
+CNN = f"{PACKAGE}.networks.CNN"
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ FOREIGN = {
     "lightning.pytorch.Trainer": "is no part of a network",
     "litengine.cli.main": "is no part of a network",
     "litengine.data.sources.download.download": "is no part of a network",
-    "litcnn.__main__.main": "is no full import path",
+    f"{PACKAGE}.__main__.main": "is no full import path",
     "torch.nn.ReLU.__init__": "is no full import path",
     "evil": "is no full import path",
 }

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from project_for_tests import PACKAGE
 
 from litengine.study.options import parse
 from litengine.study.settings import differences, directory_of, record
@@ -9,7 +10,7 @@ from litengine.study.settings import differences, directory_of, record
 SETTINGS = {
     "seed_everything": 0,
     "trainer": {"max_epochs": 4, "accelerator": "cpu", "logger": False},
-    "model": {"network": {"class_path": "litcnn.networks.CNN", "init_args": {"widths": [8, 16]}}},
+    "model": {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": {"widths": [8, 16]}}},
     "data": {"source": {"class_path": "litengine.data.Digits"}},
     "runs": "runs",
     "name": None,

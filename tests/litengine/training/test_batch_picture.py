@@ -10,11 +10,9 @@ from helpers import FakeSource, fit
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
+from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
 from torch import nn
 
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.report import pictures
 from litengine.training import BatchPicture, Checkpoints
 from litengine.training.exact_resume import random_state

@@ -20,10 +20,9 @@ import pytest
 import torch
 from helpers import FakeSource, fit, trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from project_for_tests import ImageClassifier, ImageData
 from torch import Tensor, nn
 
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.training import checkpoint_files as checkpoint
 from litengine.training.checkpoint_files import CheckpointFiles, newest_intact, read, save
 

@@ -8,12 +8,10 @@ import pytest
 import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import Callback, LightningModule
+from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.training import Checkpoints
 
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")

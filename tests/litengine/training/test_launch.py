@@ -22,7 +22,7 @@ def torchrun(rank, size, port, hosted=False, attempt=0):
     return as_torchrun(rank, size, port) | kept
 
 
-def srun(rank, size, port, job="litcnn"):
+def srun(rank, size, port, job="cnn"):
     return {
         "SLURM_NTASKS": str(size), "SLURM_NTASKS_PER_NODE": str(size), "SLURM_PROCID": str(rank),
         "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0", "SLURM_JOB_NAME": job, "SLURM_JOB_ID": "17",

@@ -6,10 +6,9 @@ import pytest
 import torch
 from helpers import FakeSource, trainer
 from lightning.pytorch import Callback
+from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.training.rate_test import Curve, RateRangeTest
 
 

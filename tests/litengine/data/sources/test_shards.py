@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from project_for_tests import RandomCrop
 
-from litcnn.augment import RandomCrop
 from litengine.data import BatchLoader
 from litengine.data.sources import shards as module
 from litengine.data.sources.shards import LANES, Shards

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from litdata.streaming import Cache
+from project_for_tests import ImageData
 from streams import as_rows, data_of, everything, files, write
 
-from litcnn.data import ImageData
 from litengine.data import BatchLoader, Stream
 from litengine.data.sources import records, stream
 
@@ -85,7 +85,7 @@ def test_batches_from_a_folder_and_from_a_store_are_those_of_memory(root, store)
 
 PROGRAM = """
 import hashlib
-from litcnn.data import BatchLoader, Stream
+from litengine.data import BatchLoader, Stream
 arrays, hashed = Stream("stream").load("train"), hashlib.sha256()
 for images, _ in BatchLoader(arrays.images, arrays.labels, 16, shuffle=True, place=lambda: (3, 5)):
     hashed.update(images.numpy())
