@@ -93,7 +93,8 @@ class Wandb(WandbLogger):
         self._summary: dict[str, Any] = {}  # of the fit
         self._monitor, self._best_is = "", "max"
         self._evaluated_step: int | None = None
-        self._next = 0  # the lowest `_step` that W&B still takes
+        self._row: tuple[int | None, bool] = None, False  # the open row: its step of training, whether of a test
+        self._step = -1  # and its `_step`
         self._known = range(0)  # steps whose rows the server has already
         self._unsent: dict[int, dict[str, Any]] = {}  # rows that the server has not acknowledged, by `_step`
         self._service_log: Path | None = None
@@ -134,7 +135,9 @@ class Wandb(WandbLogger):
                 if self._monitor in metrics:
                     self._run.summary.update({self._monitor: self._summary.get(self._monitor)})
             else:
-                self._log({name: metrics[name] for name in metrics if name != "epoch"}, self._evaluated_step, late=True)
+                self._log(
+                    {name: metrics[name] for name in metrics if name != "epoch"}, self._evaluated_step, evaluated=True
+                )
 
     def log_image(self, *args: Any, **kwargs: Any) -> None:
         with self._guard("log_image"):
@@ -207,9 +210,10 @@ class Wandb(WandbLogger):
             last = max([place for place, row in kept if "epoch" in row], default=step)
             folder = Path(run.dir).parent
             earlier = [path for path in folder.parent.glob(f"*run-*-{run.id}*") if path != folder]
+            sent = any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier)
             after = None
-            if run.offline and any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier):
-                after = -1  # rows may be on the server: `wandb sync` replaces all
+            if sent if run.offline else run.starting_step and any("epoch" not in row for _, row in kept):
+                after = -1  # all is sent again: how much arrived is not known, or rows of evaluations took up steps
             elif run.starting_step > last + (last < step - 1):  # else more metrics may come for the last row
                 after = last - 1
             self._summary = {k: run.summary[k] for k in dict(run.summary) if k.startswith("test/")}
@@ -221,8 +225,8 @@ class Wandb(WandbLogger):
                 self._open(after)
                 self._known = range(step, self._run.starting_step if len(kept) < len(rows) else 0)
             for place, row in kept:
-                if place >= self._run.starting_step or ("epoch" not in row and after is not None):
-                    self._log(row, place)
+                if place >= self._run.starting_step:
+                    self._log(row, place, evaluated="epoch" not in row)
             for file in [file for path in earlier for file in path.glob("*.wandb")]:
                 Path(f"{file}.synced").touch()  # the new folder has these rows: `wandb sync` skips the old ones
 
@@ -274,15 +278,17 @@ class Wandb(WandbLogger):
             return f"not everything was uploaded within {FINISH_SECONDS:g} s"
         return self._refusal()
 
-    def _log(self, row: dict[str, Any], step: int | None, late: bool = False) -> None:
-        """W&B takes steps in ascending order only: a `late` row comes next, with its own `trainer/global_step`."""
-        if step in self._known:
+    def _log(self, row: dict[str, Any], step: int | None, evaluated: bool = False) -> None:
+        """Logs at the step of training, or at the next one if W&B, which takes them in ascending order, is past it."""
+        if step in self._known and not evaluated:
             return
-        self._next = self._next + 1 if late or step is None or step < self._next else step
+        if self._row != (step, evaluated) or step is None:
+            self._row = step, evaluated
+            self._step = self._step + 1 if evaluated or step is None else max(self._step + 1, step)
         if step is not None:
             row[STEP] = step
-        self._run.log(row, step=self._next)
-        self._unsent.setdefault(self._next, {}).update(_numbers(row))
+        self._run.log(row, step=self._step)
+        self._unsent.setdefault(self._step, {}).update(_numbers(row))
 
     def _summarize(self, row: Mapping[str, Any], step: int | None) -> None:
         """Remembers the last value of each metric of the fit, and the best one of the monitored metric."""
@@ -328,8 +334,8 @@ class Wandb(WandbLogger):
         self._refusal()
         unsent = self._unsent
         self._open(offline=reason)
-        for self._next, row in unsent.items():
-            self._run.log(row, step=self._next)
+        for self._step, row in unsent.items():
+            self._run.log(row, step=self._step)
         for file in (files / "media").rglob("*.*"):
             self._run.save(str(file), base_path=str(files), policy="end")
         log.warning(f"W&B {self._status}")
@@ -400,7 +406,8 @@ class Wandb(WandbLogger):
         if self._monitor:
             run.define_metric(self._monitor, summary="none")
         self._run, _recording = run, self
-        self._next, self._unsent, self._in_flight, self._log_read = run.starting_step, {}, 0, 0
+        self._row, self._step = (None, False), run.starting_step - 1
+        self._unsent, self._in_flight, self._log_read = {}, 0, 0
         self._service_log = Path(run.settings.log_internal) if mode == "online" else None
         super().log_hyperparams(self._config)
         run.summary.update(self._summary)
