@@ -55,8 +55,8 @@ class Run:
 class StandIn:
     """The server, in a thread. `fault(kind, status, times)` makes requests fail.
 
-    Kinds are the first path segment after which the server routes (graphql, files, upload) or `all`; the status 0
-    answers with `garbage` instead of JSON, -1 with null fields.
+    A kind is `all`, the first part of a path (graphql, files for the file stream, upload) or a GraphQL operation. The
+    status 0 answers with no JSON, -1 with null fields.
     """
 
     def __init__(self) -> None:
@@ -162,13 +162,13 @@ class StandIn:
             return {"model": {**PROJECT, "bucket": None}}
         tail = json.dumps([json.dumps(row) for row in run.history[-1:]])
         counts = {"logLineCount": run.next_line("output.log"), "eventsLineCount": run.next_line("wandb-events.jsonl")}
-        empty = {"eventsTail": "[]", "wandbConfig": '{"t": 1}', "tags": [], "notes": None}
+        empty: dict[str, Any] = {"eventsTail": "[]", "wandbConfig": '{"t": 1}', "tags": [], "notes": None}
         state = {"summaryMetrics": json.dumps(run.summary), "config": json.dumps(run.config), "historyTail": tail}
         return {"model": {**PROJECT, "bucket": {**self.bucket(run), **counts, **empty, **state}}}
 
-    def on_RewindRun(self, runName: str, metricValue: float, **_: Any) -> Any:
-        run = self.runs[runName]
-        kept = [row for row in run.history if row["_step"] <= metricValue]
+    def on_RewindRun(self, **given: Any) -> Any:
+        run = self.runs[given["runName"]]
+        kept = [row for row in run.history if row["_step"] <= given["metricValue"]]
         run.lines["wandb-history.jsonl"] = {place: json.dumps(row) for place, row in enumerate(kept)}
         return {"rewindRun": {"rewoundRun": {**self.bucket(run), "config": json.dumps(run.config)}}}
 

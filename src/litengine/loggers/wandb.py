@@ -27,7 +27,7 @@ from torch import nn
 from litengine.files import relative
 from litengine.loggers.csv import before, read_rows
 
-LOGIN_SECONDS, INIT_SECONDS = 5, 20.0  # W&B's own defaults are 10 and 90
+INIT_SECONDS = 20.0  # W&B's own default is 90
 FINISH_SECONDS = 30.0  # by default W&B waits for the upload without a limit
 STEP = "trainer/global_step"
 
@@ -192,7 +192,7 @@ class Wandb(WandbLogger):
         self._evaluated_step = step
         if step is not None:
             with self._guard("evaluate_at"):
-                self.experiment.define_metric("val/*", summary="none")
+                self._summary = {**_summary(self._run or self.experiment, "val/"), **self._summary}
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
@@ -201,7 +201,7 @@ class Wandb(WandbLogger):
         Later rows are removed from the server, and rows that a killed process did not upload are sent. Must be called
         before CSVMetrics removes its rows. If the server cannot rewind runs, rows that it has are not sent again.
         """
-        with self._guard("resuming the run"):
+        with self._guard("resuming the run", fatal=True):
             run = self._run or self.experiment
             if run.disabled:
                 return
@@ -216,7 +216,7 @@ class Wandb(WandbLogger):
                 after = -1  # all is sent again: how much arrived is not known, or rows of evaluations took up steps
             elif run.starting_step > last + (last < step - 1):  # else more metrics may come for the last row
                 after = last - 1
-            self._summary = {k: run.summary[k] for k in dict(run.summary) if k.startswith("test/")}
+            self._summary = _summary(run, "test/")
             for place, row in kept:
                 if "epoch" in row:
                     self._summarize(row, place)
@@ -332,10 +332,11 @@ class Wandb(WandbLogger):
         with suppress(TimeoutError):
             self._run.finish(exit_code=1)
         self._refusal()
-        unsent = self._unsent
+        unsent, row = self._unsent, self._row
         self._open(offline=reason)
-        for self._step, row in unsent.items():
-            self._run.log(row, step=self._step)
+        self._row = row  # the last unsent one, to which metrics may be added
+        for self._step, values in unsent.items():
+            self._run.log(values, step=self._step)
         for file in (files / "media").rglob("*.*"):
             self._run.save(str(file), base_path=str(files), policy="end")
         log.warning(f"W&B {self._status}")
@@ -382,11 +383,13 @@ class Wandb(WandbLogger):
             return
         Path(self._arguments["dir"], "wandb").mkdir(parents=True, exist_ok=True)
         mode, reason = ("offline", offline) if offline else self._decide()
-        limits: dict[str, Any] = {"init_timeout": INIT_SECONDS, "finish_timeout": FINISH_SECONDS}
-        limits["finish_timeout_raises"] = True
-        settings = wandb.Settings(
-            silent=True, save_code=False, disable_code=True, **limits
-        )  # `status` says it in short
+        settings: dict[str, Any] = {
+            "silent": True,
+            "save_code": False,
+            "disable_code": True,
+            "init_timeout": INIT_SECONDS,
+        }
+        settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         allow: dict[str, Any] = {"resume": "allow"}
         how = allow if after is None else {"resume_from": f"{self.version}?_step={after}"}
         attempts: list[tuple[Any, dict[str, Any]]] = [(mode, how)]
@@ -394,7 +397,7 @@ class Wandb(WandbLogger):
             attempts += [("offline", how)] if after is None else [("online", allow), ("offline", how)]
         for number, (mode, how) in enumerate(attempts, 1):
             try:
-                run = wandb.init(**self._arguments, **how, mode=mode, settings=settings)
+                run = wandb.init(**self._arguments, **how, mode=mode, settings=wandb.Settings(**settings))
                 break
             except Exception as error:
                 if number == len(attempts):
@@ -422,12 +425,11 @@ class Wandb(WandbLogger):
 
         if self._mode in ("offline", "disabled"):
             return self._mode, "as asked"
-        os.environ.setdefault("WANDB_HTTP_TIMEOUT", f"{LOGIN_SECONDS}")
         settings = wandb.setup(wandb.Settings(silent=True)).settings
         if self._mode == "auto" and settings.mode not in ("online", "shared"):
             return ("disabled" if settings.mode == "disabled" else "offline"), f"W&B mode is set to {settings.mode}"
         try:
-            # asks the server, and tries again after a 429 or 5xx
+            # asks the server, again after a 429 or 5xx, for $WANDB_HTTP_TIMEOUT seconds, by default 10
             known = wandb.login(prompt=False, verify=self._mode == "auto")
         except wandb.Error as error:
             reason = _in_one_line(error)
@@ -441,6 +443,11 @@ class Wandb(WandbLogger):
 def _upload(run: Any, when: str) -> str:
     folder = Path(run.dir).parent  # run.dir is <folder>/files
     return f": upload {when} with `wandb sync --include-online {relative(folder)}`"
+
+
+def _summary(run: Any, prefix: str) -> dict[str, Any]:
+    found = {name: value for name, value in dict(run.summary).items() if name.startswith(prefix)}
+    return {name: dict(value) if hasattr(value, "keys") else value for name, value in found.items()}
 
 
 def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
