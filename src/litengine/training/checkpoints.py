@@ -62,8 +62,22 @@ class Checkpoints(Checkpoint):
         path = self.directory(trainer) / name
         return path if path.is_file() else None
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger, "summarize"):
+                logger.summarize(self.monitor, self.mode)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if path := self.best_path(trainer):
+            self._hand_to_loggers(trainer, path, best=True, fit_ended=True)
+
+    def _hand_to_loggers(self, trainer: Trainer, path: Path, best: bool, fit_ended: bool = False) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger, "log_checkpoint"):
+                logger.log_checkpoint(path, best, fit_ended)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -110,3 +124,4 @@ class Checkpoints(Checkpoint):
         best = self.best_path(trainer)
         if trainer.is_global_zero and best is not None:
             link(best, "best.ckpt")
+        self._hand_to_loggers(trainer, self.directory(trainer) / name, best=name == "best.ckpt")

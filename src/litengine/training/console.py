@@ -55,7 +55,7 @@ class Console(Callback):
         splits = ", ".join(f"{split} {size:,}" for split, size in data.sizes().items())
         network: Any = pl_module.network
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        trackers = [f"W&B {tracker.status_in_short}" for tracker in _with_status(trainer)]
+        trackers = [f"W&B {status.partition(': upload')[0]}" for status in _tracker_status(trainer)]
         parts = [
             _device(trainer),
             f"precision {trainer.precision}",
@@ -120,8 +120,8 @@ class Console(Callback):
                     print_line(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
                 linked = Path("best.ckpt").exists() and Path("best.ckpt").samefile(path)
                 print_line(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
-        for tracker in _with_status(trainer):
-            print_line(f"W&B: {tracker.status}")
+        for status in _tracker_status(trainer):
+            print_line(f"W&B: {status}")
         self._compare_with_largest_class(trainer)
 
     def _compare_with_largest_class(self, trainer: Trainer) -> None:
@@ -177,8 +177,9 @@ def _format(name: str, value: float) -> str:
     return f"{value:7.2%}" if name.endswith("/acc") else f"{value:.4f}"
 
 
-def _with_status(trainer: Trainer) -> list[Any]:
-    return [logger for logger in trainer.loggers if hasattr(logger, "status")]
+def _tracker_status(trainer: Trainer) -> list[str]:
+    found = [getattr(logger, "status", None) for logger in trainer.loggers]
+    return [status for status in found if isinstance(status, str)]  # Lightning's DummyLogger has every attribute
 
 
 def _device(trainer: Trainer) -> str:

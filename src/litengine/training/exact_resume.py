@@ -14,22 +14,34 @@ from litengine.training.run_directory import State, write_state
 
 class ExactResume(Callback):
     """Keeps the state of all random generators in checkpoints, makes the loggers forget what came after the
-    checkpoint, and notes in the run directory whether the run is still to be finished."""
+    checkpoint, gives them the step of a checkpoint that is evaluated, and notes in the run directory whether the
+    run is still to be finished."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
         self._noted = False
+        self._checkpoint_step = 0
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._checkpoint_step = checkpoint["global_step"]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Lightning does not restore its step for a test: it would log at step 0, or at the last one of the fit
+        _call_loggers(trainer, "evaluate_at", self._checkpoint_step if trainer.ckpt_path else trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self.on_test_start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, "running")  # its config.yaml is there by now
+        _call_loggers(trainer, "evaluate_at", None)
         if self._loaded is None:
             return
         # now, and not when it was loaded: making the loaders has used random numbers since
         set_random_state(self._loaded)
         self._loaded = None
-        for logger in trainer.loggers:
-            if hasattr(logger, "forget_from"):
-                logger.forget_from(trainer.global_step)
+        _call_loggers(trainer, "forget_from", trainer.global_step)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, "finished")
@@ -49,6 +61,12 @@ class ExactResume(Callback):
         self._noted = state == "running"  # until it is over
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             write_state(Path(trainer.default_root_dir), state)
+
+
+def _call_loggers(trainer: Trainer, method: str, step: int | None) -> None:
+    for logger in trainer.loggers:
+        if hasattr(logger, method):
+            getattr(logger, method)(step)
 
 
 def random_state() -> dict[str, Any]:
