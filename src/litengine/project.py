@@ -1,0 +1,56 @@
+"""The project that runs in this process: the import paths of its two classes. `cli.main` sets it once."""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from litengine.datamodule import ClassificationData
+    from litengine.module import ClassifierModule
+
+_paths = ("", "")
+
+
+def use(model: str, data: str) -> None:
+    """Names the project's classes, such as `litcnn.model.ImageClassifier`. Nothing is imported yet."""
+    global _paths
+    _paths = (model, data)
+
+
+def package() -> str:
+    """Name of the project's top-level package."""
+    return _paths[0].partition(".")[0]
+
+
+def version() -> str:
+    """`__version__` of the project's package; empty if it has none."""
+    return str(getattr(import_module(package()), "__version__", ""))
+
+
+def model_class() -> "type[ClassifierModule]":
+    found: type[ClassifierModule] = _load(_paths[0])
+    return found
+
+
+def data_class() -> "type[ClassificationData]":
+    found: type[ClassificationData] = _load(_paths[1])
+    return found
+
+
+def command() -> list[str]:
+    """The words that start this project's program in another process."""
+    return [sys.executable, "-m", "litengine", *_paths]
+
+
+def former_names(package: str) -> tuple[str, ...]:
+    """Names that a package had before it was renamed; checkpoints of that time use them."""
+    try:
+        return tuple(getattr(import_module(package), "FORMER_NAMES", ()))
+    except ImportError:
+        return ()
+
+
+def _load(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    found: type = getattr(import_module(module), name)
+    return found
