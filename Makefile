@@ -27,7 +27,7 @@ docs: $(DEV)  ## the pages of docs/ as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 schema: $(DEV)  ## what editors complete and check configs by
-	$(BIN)/python -m litengine.cli.schema configs/schema.json
+	$(BIN)/python scripts/schema.py configs/schema.json
 
 bench: $(DEV)  ## measures this project against what one would use in its place: the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/startup.py --write docs/benchmarks.md

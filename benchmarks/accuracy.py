@@ -74,7 +74,9 @@ def main(args: Sequence[str] | None = None) -> None:
     given = parser.parse_args(args)
     as_a_user_sees_it()
 
-    source = ["--data.source", "litengine.data.ImageFolder", f"--data.source.root={given.images}"] if given.images else []
+    source = (
+        ["--data.source", "litengine.data.ImageFolder", f"--data.source.root={given.images}"] if given.images else []
+    )
     source += TINY if given.quick else []
     recipe = ["fit", f"--config={given.config}", *source, "--data.val_fraction=0", *given.more]
     part = 2 if given.quick else PART if device() == "cpu" else None

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from litcnn.model import Normalize
 from litcnn.augment import RandomCrop, RandomFlip
+from litcnn.model import Normalize
 from litengine.data import Arrays, BatchLoader, ImageFolder
 
 WORKERS = 2

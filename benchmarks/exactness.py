@@ -21,9 +21,9 @@ from loop import Linear, as_a_user_sees_it, device, run_stock
 from machine import alternate, arguments, describe, middle, publish, ratio
 from torch.utils.data import DataLoader, TensorDataset
 
+from litcnn.networks import CNN
 from litengine.training import Checkpoints, ExactResume, StopOnSignal
 from litengine.training.checkpoint_files import CheckpointFiles
-from litcnn.networks import CNN
 
 BATCH = 16
 WARM_UP = 50  # steps

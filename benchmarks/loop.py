@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
 from litengine.cli.trainer import CLI
-from litcnn.data import ImageData
 from litengine.data import Arrays, Source
 from litengine.optim import make_schedule, parameter_groups
 

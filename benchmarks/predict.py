@@ -35,10 +35,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import litcnn
+from litcnn.networks import CNN
 from litengine.cli import main as litcnn_main
 from litengine.data.sources.find import find_images
 from litengine.export import export
-from litcnn.networks import CNN
 from litengine.inference.predict import predict
 
 WORKERS = 2

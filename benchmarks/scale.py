@@ -35,8 +35,8 @@ from PIL import Image
 
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
-from litengine.data import BatchLoader, ImageFolder, Source, Stream
 from litengine.cli.prepare_data import prepare
+from litengine.data import BatchLoader, ImageFolder, Source, Stream
 
 FILES, STREAM = "files", "stream"
 MILLION = 1_000_000

@@ -89,7 +89,12 @@ def test_an_import_in_a_function_is_not_at_once(tmp_path: Path) -> None:
         "def draw():\n    import matplotlib.pyplot\n"
     )
     found = dict(imports(file))
-    assert found == {"typing.TYPE_CHECKING": True, "wandb": True, "litengine.training.run_directory": True, "matplotlib.pyplot": False}
+    assert found == {
+        "typing.TYPE_CHECKING": True,
+        "wandb": True,
+        "litengine.training.run_directory": True,
+        "matplotlib.pyplot": False,
+    }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCE)))

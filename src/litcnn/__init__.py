@@ -1,17 +1,18 @@
-"""LitCNN: a PyTorch Lightning template for image classification."""
+"""LitCNN: a PyTorch Lightning project for image classification."""
 
+from collections.abc import Sequence
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litengine.inference.predictor import Prediction, Predictor, load
+    from litengine.inference.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Predictor", "load"]
+FORMER_NAMES: tuple[str, ...] = ()  # names of this package before a rename; old checkpoints use them
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # torch is imported only now: `--version` needs none
-        from litengine.inference import predictor as inference
+def load(path: str | PathLike[str], device: Any = None, trust: Sequence[str] = ()) -> "Predictor":
+    """The classifier in a checkpoint of this project: see `litengine.inference.load`."""
+    from litengine.inference import load  # imports torch
 
-        return getattr(inference, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load(path, device, trust=[__name__, *trust])

@@ -1,6 +1,6 @@
-"""What several processes know together, by torch.distributed itself.
+"""Sums and maxima over the processes of a run, by torch.distributed.
 
-Lightning's `all_gather` calls what torch deprecates, and its `reduce` waits for all processes twice.
+Lightning's `all_gather` calls functions that torch deprecates, and its `reduce` waits for all processes twice.
 """
 
 from typing import Literal
@@ -11,7 +11,7 @@ from torch import distributed as dist
 
 
 def gathered(value: Tensor) -> Tensor:
-    """A tensor of the same shape in every process, from all of them: (processes, …)."""
+    """Tensors of one shape, one from each process: (processes, …)."""
     if not _several():
         return value[None]
     everywhere = [torch.empty_like(value) for _ in range(dist.get_world_size())]
@@ -20,7 +20,7 @@ def gathered(value: Tensor) -> Tensor:
 
 
 def reduced(value: Tensor, operation: Literal["sum", "max"]) -> Tensor:
-    """Element by element the sum, or the largest, of a tensor of all processes."""
+    """The elementwise sum or maximum of a tensor over all processes."""
     if _several():
         value = value.clone()
         dist.all_reduce(value, getattr(dist.ReduceOp, operation.upper()))
@@ -28,28 +28,25 @@ def reduced(value: Tensor, operation: Literal["sum", "max"]) -> Tensor:
 
 
 def share(count: int, device: torch.device) -> Tensor | float:
-    """The part of all items that the `count` of this process are, 0 to 1: means over its items, times this, sum up to
-    the mean over all items. Waits for nothing."""
+    """This process's share of the global batch, 0 to 1. Does not wait for the device.
+
+    The mean over this process's items times its share, summed over the processes, is the mean over all items.
+    """
     if not _several():
         return 1.0
-    return count / reduced(torch.full((), count, device=device), "sum")  # made without a copy, which would wait
+    return count / reduced(torch.full((), count, device=device), "sum")  # torch.full copies nothing from the host
 
 
 def largest(number: int, device: torch.device) -> int:
-    """The largest of a number, 0 or more, of all processes. Waits for the device, which is that of this process."""
+    """The largest number, 0 or more, of all processes. Waits for the device."""
     if not _several():
         return number
     return int(reduced(torch.tensor(number, device=device), "max"))
 
 
-def is_sharded(value: Tensor) -> bool:
-    """Whether a process has only a part of it (a DTensor)."""
-    return hasattr(value, "full_tensor")
-
-
-def tells_of_lost_process(error: BaseException) -> bool:
-    """Whether an exception comes from talking to another process, which has mostly ended, with its own words why."""
-    # what gloo raises has no type of its own, but names its source file
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an exception comes from communication with another process, which has probably ended."""
+    # gloo raises plain RuntimeErrors whose text names its source file
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 

@@ -1,8 +1,10 @@
 """The project that runs in this process: the import paths of its two classes. `cli.main` sets it once."""
 
+import re
 import sys
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from litengine.datamodule import ClassificationData
@@ -48,6 +50,22 @@ def former_names(package: str) -> tuple[str, ...]:
         return tuple(getattr(import_module(package), "FORMER_NAMES", ()))
     except ImportError:
         return ()
+
+
+def renamed(value: Any, packages: Iterable[str]) -> Any:
+    """A config with the present names in place of those that these packages had before."""
+    for package in packages:
+        for former in former_names(package):
+            value = _replaced(value, re.compile(rf"{former}(?=(\.[A-Za-z_]\w*)+$)"), package)
+    return value
+
+
+def _replaced(value: Any, former: re.Pattern[str], package: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replaced(inner, former, package) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replaced(inner, former, package) for inner in value]
+    return former.sub(package, value, count=1) if isinstance(value, str) and former.match(value) else value
 
 
 def _load(path: str) -> type:

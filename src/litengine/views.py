@@ -1,4 +1,4 @@
-"""Test-time augmentation: what a network says of several views of an image, averaged."""
+"""Test-time augmentation: the logits of several views of an image, averaged."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -10,10 +10,10 @@ TTA = Literal["none", "flip", "flip+shift"]
 
 
 def average(network: Callable[[Tensor], Tensor], images: Tensor, tta: TTA) -> Tensor:
-    """Logits (N, classes) of float images (N, C, H, W), averaged over views of each.
+    """Logits (N, classes) of float images (N, C, H, W), averaged over views of each image.
 
-    `flip`: the image and its mirror image. `flip+shift`: also the image moved by one pixel to the upper left, and to
-    the lower right, edges reflected, with half the weight; each with its mirror image.
+    `flip`: the image and its mirror image. `flip+shift`: also the image moved by one pixel to the upper left and to
+    the lower right, with reflected edges and half the weight, and the mirror image of each.
 
     Raises:
         ValueError: for another `tta`.
@@ -26,7 +26,7 @@ def average(network: Callable[[Tensor], Tensor], images: Tensor, tta: TTA) -> Te
     if tta == "flip":
         return _with_mirror_image(network, images)
     if tta != "flip+shift":
-        raise ValueError(f"model.tta is {tta!r}: one of {', '.join(get_args(TTA))} is needed")
+        raise ValueError(f"model.tta is {tta!r}: choose one of {', '.join(get_args(TTA))}")
     height, width = images.shape[2:]
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")  # (N, C, H, W) -> (N, C, H + 2, W + 2)
     unmoved = _with_mirror_image(network, images)

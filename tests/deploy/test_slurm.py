@@ -16,7 +16,7 @@ from outcome import digest
 from processes import together
 from slurm_cluster import cluster, why_not
 
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.training.run_directory import read_state
 
 HOUSE = Path(__file__).parents[2]

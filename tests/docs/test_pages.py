@@ -18,7 +18,7 @@ from pages import ROOT, blocks, commands, pages
 from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, reason_not_to_run, skipped, write_files
 
 import litcnn
-from litengine import cli
+from litcnn.__main__ import main
 from litcnn.data import ImageData
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
@@ -86,9 +86,9 @@ def loss_and_metric_are_those_of_the_formulas() -> None:
     assert "val/f1" in [given["checkpoints"]["monitor"] for given in settings]
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "32"]
     metric = ["--trainer.callbacks+", "my_metrics.F1", "--trainer.precision", "32-true"]  # in which `load` computes
-    cli.main(["fit", "--config", "configs/digits.yaml", *few, *metric])
+    main(["fit", "--config", "configs/digits.yaml", *few, *metric])
     data = ImageData(Digits())
-    val = data.part("val")
+    val = data.subset("val")
     assert val is not None
     seen = val.indices[:32]  # the one batch of the validation
     labels = val.arrays.labels[torch.from_numpy(seen)].tolist()
@@ -101,7 +101,7 @@ def loss_and_metric_are_those_of_the_formulas() -> None:
 def it_stops() -> None:
     stop = ["--trainer.callbacks+", "my_callbacks.StopAt", "--trainer.callbacks.accuracy", "0"]
     few = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "9"]
-    cli.main(["fit", "--config", "configs/digits.yaml", *stop, *few])
+    main(["fit", "--config", "configs/digits.yaml", *stop, *few])
     assert rows()[-1]["epoch"] == "0"
 
 

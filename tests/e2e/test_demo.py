@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import litcnn
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.data import Digits
 
 pytest.importorskip("gradio")

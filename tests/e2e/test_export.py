@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import litcnn
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.data import Digits
 
 CONFIGS = Path(__file__).parents[2] / "configs"

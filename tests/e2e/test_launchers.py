@@ -14,7 +14,7 @@ import pytest
 import torch
 from processes import free_port, together
 
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.training.run_directory import read_state
 
 HOUSE = Path(__file__).parents[2]

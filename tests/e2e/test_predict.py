@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import litcnn
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.data import Digits
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -131,7 +131,7 @@ def test_a_mistake_is_one_line(
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys\nfrom litengine.cli import main\ntry: main(['predict', '--help'])\nexcept SystemExit: ...\n"
+    code = "import sys\nfrom litcnn.__main__ import main\ntry: main(['predict', '--help'])\nexcept SystemExit: ...\n"
     code += "print('torch' in sys.modules, 'PIL' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Image files, folders (all images below them) and globs" in " ".join(done.stdout.split())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.data import Stream
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -31,9 +31,15 @@ def test_flags_of_fit_hold(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--data.val_fractio", "0.5"], "error: unknown option --data.val_fractio: did you mean --data.val_fraction?"),
         (["--data.val_fraction", "2"], "error: data.val_fraction is 2.0: a fraction of 0 to below 1 is needed"),
-        (["--data.source", "litengine.data.ImageFolder", "--data.source.root", "no"], "The image folder no does not exi"),
+        (
+            ["--data.source", "litengine.data.ImageFolder", "--data.source.root", "no"],
+            "The image folder no does not exi",
+        ),
         (["--to", "ftp://somewhere"], "error: --to is ftp://somewhere: a folder or s3://bucket/folder can be written"),
-        (["--data.source", "litengine.data.Stream", "--data.source.root", "no"], "error: no does not exist; make it with"),
+        (
+            ["--data.source", "litengine.data.Stream", "--data.source.root", "no"],
+            "error: no does not exist; make it with",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

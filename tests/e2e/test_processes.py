@@ -15,12 +15,12 @@ from processes import StopAfter, together
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from litengine.training import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
-from litengine.training.checkpoint_files import CheckpointFiles
-from litcnn.model import ImageClassifier
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
 from litengine.loggers import CSVMetrics
+from litengine.training import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
+from litengine.training.checkpoint_files import CheckpointFiles
 
 
 class Steps(Callback):

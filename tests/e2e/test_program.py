@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from wandb_file import WandbFile, find
 
-from litengine.cli import main
+from litcnn.__main__ import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = ["--config", str(CONFIGS / "digits.yaml")]

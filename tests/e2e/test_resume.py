@@ -14,8 +14,8 @@ import pytest
 import torch
 from outcome import outcome
 
+from litcnn.__main__ import main
 from litengine.training import Checkpoints
-from litengine.cli import main
 from litengine.training.run_directory import read_state
 
 CONFIGS = Path(__file__).parents[2] / "configs"

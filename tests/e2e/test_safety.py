@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from litengine.cli import main
+from litcnn.__main__ import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [

@@ -17,14 +17,14 @@ from outcome import outcome
 from plain import Plain
 from processes import together
 
-from litengine.training import Checkpoints
-from litcnn.model import ImageClassifier
-from litengine.cli import main
+from litcnn.__main__ import main
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
+from litengine.cli.prepare_data import prepare
 from litengine.data import Stream
 from litengine.data.sources import stream_writer
-from litengine.cli.prepare_data import prepare
+from litengine.training import Checkpoints
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIT = [
@@ -99,7 +99,7 @@ def train(root: str, processes: int) -> tuple[np.ndarray, dict[str, float], int]
     data = ImageData(Stream(root), 8, augment=[RandomCrop(1), RandomFlip()])
     several = {"devices": processes, "strategy": "ddp"} if processes > 1 else {"devices": 1}
     read: set[int] = set()
-    shards = data.part("train").arrays.images
+    shards = data.subset("train").arrays.images
     first = shards._read
     shards._read = lambda shard: (read.add(shard), first(shard))[1]
     fitted = trainer(epochs=1, **several)

@@ -19,7 +19,7 @@ from outcome import outcome
 from wandb import wandb_agent
 from wandb_file import WandbFile, find
 
-from litengine.cli import main
+from litcnn.__main__ import main
 from litengine.study import locks, run_verb
 
 CONFIGS = Path(__file__).parents[2] / "configs"

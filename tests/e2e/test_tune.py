@@ -6,7 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from litengine.cli import main
+from litcnn.__main__ import main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = ["--config", str(CONFIGS / "digits.yaml")]

@@ -12,9 +12,9 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from litengine.training import Checkpoints
-from litcnn.model import ImageClassifier
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
+from litengine.training import Checkpoints
 from litengine.views import average
 
 LAST = "checkpoints/last.ckpt"
@@ -147,7 +147,7 @@ def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(sm
     images, logged = data(), Logged()
     fit(model, images, epochs=1, logger=logged)
     for split, expected_smoothing in (("train", smoothing), ("val", 0.0)):
-        part = images.part(split)
+        part = images.subset(split)
         pixels, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
         with torch.no_grad():
             logits = model(pixels)
@@ -190,7 +190,7 @@ def test_test_time_augmentation_counts_in_the_test_and_not_in_validation(tta):
     expected = average(module.network, module.normalize(images), tta).softmax(1)
     torch.testing.assert_close(torch.cat(kept.of_test), expected)
     assert metrics["test/loss"] == pytest.approx(float(-expected[range(15), labels].log().mean()), rel=1e-5)
-    arrays, indices = (images := data()).part("val")
+    arrays, indices = (images := data()).subset("val")
     validated = trainer().validate(module, images, verbose=False)[0]
     plain = module.network(module.normalize(arrays.images[indices]))
     assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(plain, arrays.labels[indices])), rel=1e-5)
@@ -209,7 +209,7 @@ def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
     made = fit(model, images, epochs=1, logger=logged)
     made.test(model, images, verbose=False)
     for split in ("train", "val", "test"):
-        part = images.part(split)
+        part = images.subset(split)
         with torch.no_grad():
             logits = model(part.arrays.images[part.indices])
         expected = float(Smallest()(logits, part.arrays.labels[part.indices]))
@@ -293,7 +293,7 @@ def test_a_network_that_wants_images_gets_normalised_training_images_before_a_fi
     module = classifier(network=network)
     images = data(mean=[0.5] * 3, std=[0.25] * 3)
     fit(module, images, epochs=1)
-    arrays, indices = images.part("train")
+    arrays, indices = images.subset("train")
     torch.testing.assert_close(network.seen, (arrays.images[indices] / 255 - 0.5) / 0.25)
     del network.seen
     trainer().test(module, images, verbose=False)

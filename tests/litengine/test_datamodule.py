@@ -12,13 +12,13 @@ from litengine.data import Arrays, module
 
 
 def indices(data: ImageData, split: str) -> list[int]:
-    part = data.part(split)
+    part = data.subset(split)
     assert part is not None
     return part.indices.tolist()
 
 
 def per_class(data: ImageData, split: str) -> list[int]:
-    part = data.part(split)
+    part = data.subset(split)
     assert part is not None
     return np.bincount(part.arrays.labels.numpy()[part.indices]).tolist()
 
@@ -286,28 +286,28 @@ def test_what_fits_in_a_quarter_of_the_free_memory_lies_on_the_device_once(monke
     assert train.images is val.images and train.labels is val.labels
     assert (train.images.shape, train.images.dtype, test.images.shape) == ((30, 3, 8, 8), torch.uint8, (15, 3, 8, 8))
     assert data.train_dataloader().images is train.images  # and no second time
-    assert data.part("train").arrays.images.device.type == "cpu"
+    assert data.subset("train").arrays.images.device.type == "cpu"
 
 
 def test_what_does_not_fit_stays_in_host_memory_and_is_fetched_ahead_for_a_gpu(monkeypatch):
     data = on_device("cuda:0", 4 * 30 * 200 - 1, monkeypatch)
     for loader in (data.train_dataloader(), data.val_dataloader()):
         assert (loader.images.device.type, loader.labels.device.type, loader.prefetch) == ("cpu", "cpu", 2)
-        assert loader.images is data.part("train").arrays.images
+        assert loader.images is data.subset("train").arrays.images
 
 
 def test_it_is_decided_once_for_images_that_share_their_arrays(monkeypatch):
     data = on_device("meta", 0, monkeypatch)
     train = data.train_dataloader()
     monkeypatch.setattr(module, "free_memory", lambda device: 10**9)
-    assert data.val_dataloader().images is train.images is data.part("train").arrays.images
+    assert data.val_dataloader().images is train.images is data.subset("train").arrays.images
 
 
 def test_on_a_cpu_nothing_is_moved_or_fetched_ahead():
     data = ImageData(FakeSource(), val_fraction=0.2)
     data.trainer = trainer()
     for loader in (data.train_dataloader(), data.val_dataloader()):
-        assert loader.images is data.part("train").arrays.images and loader.prefetch == 0
+        assert loader.images is data.subset("train").arrays.images and loader.prefetch == 0
 
 
 def test_free_memory_is_that_of_the_gpu_asked_for(monkeypatch):

@@ -20,7 +20,7 @@ def data_of(train=(40, 30, 35), test=(5, 5, 5), **options) -> ImageData:
 
 
 def write(data: ImageData, to: str = "stream") -> stream_writer.Written:
-    parts = {split: data.part(split) for split in ("train", "val", "test")}
+    parts = {split: data.subset(split) for split in ("train", "val", "test")}
     splits = {split: (part.arrays, part.indices) for split, part in parts.items() if part}
     return write_stream(splits, data.class_names, data.source.image_shape, to)
 

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
 
-from litengine import cli
+from litcnn.__main__ import main
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
@@ -136,9 +136,9 @@ class Walk:
         with told(str(block)):
             if parsed_only:
                 with pytest.raises(SystemExit, match="^0$"):
-                    cli.main(command)
+                    main(command)
             else:
-                cli.main(command)
+                main(command)
 
     def run_command(self, words: list[str]) -> None:
         while "=" in words[0]:
@@ -157,7 +157,7 @@ class Walk:
     def run_verb(self, words: list[str]) -> None:
         verb, *rest = words
         if "best.ckpt" in rest and not Path("best.ckpt").exists():  # the page does not say how it was made
-            cli.main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
+            main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
         for option, value in FEWER.items() if verb == "study" else ():
             if option in rest:
                 rest[rest.index(option) + 1] = value
@@ -167,7 +167,7 @@ class Walk:
         if "--resume" in rest and (wanted := rest[rest.index("--resume") + 1]) != "auto":
             interrupt(wanted)
             rest = ["--resume", wanted]
-        cli.main([verb, *rest])
+        main([verb, *rest])
 
 
 def reason_not_to_run(block: Block) -> str:
@@ -190,7 +190,7 @@ def interrupt(wanted: str) -> None:
     """Leaves an unfinished run of digits.yaml: the newest, or under the name that is wanted."""
     few = ["--trainer.limit_train_batches", "4", "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1"]
     with pytest.raises(SystemExit, match="143"):
-        cli.main(["fit", "--config", "configs/digits.yaml", *few, "--trainer.callbacks+", "walk.Interrupted"])
+        main(["fit", "--config", "configs/digits.yaml", *few, "--trainer.callbacks+", "walk.Interrupted"])
     if wanted != "last":
         newest = runs_in("runs")[-1]
         newest.rename(wanted)

@@ -1,9 +1,9 @@
-"""The command line: which verb is meant is known before anything slow is imported."""
+"""The command line of a project: the verb is known before anything slow is imported."""
 
 import sys
 from importlib import import_module
 
-from litcnn import __version__
+from litengine import project
 
 # A verb, the module that runs it or has a function of its name, and what it does
 TRAINER = "litengine.cli.trainer"
@@ -16,18 +16,28 @@ VERBS = {
     "demo": ("litengine.demo", "Open a web page that classifies images."),
     "tune": ("litengine.cli.tune", "Find a learning rate, or the largest batch size."),
     "study": ("litengine.study", "Train many times, over seeds, folds or a space of settings."),
-    "prepare": ("litengine.cli.prepare", "Make the images of a config ready ahead of a run, or write them as a stream."),
+    "prepare": (
+        "litengine.cli.prepare",
+        "Prepare the images of a config ahead of a run, or write a stream.",
+    ),
 }
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command line `args` (without the program's name), by default that of this process."""
+def main(model: str, data: str, args: list[str] | None = None) -> None:
+    """Runs a command line for a project.
+
+    Args:
+        model, data: import paths of the project's classes, derived from `litengine.module.ClassifierModule` and
+            `litengine.datamodule.ClassificationData`.
+        args: the words after the program's name; by default those of this process.
+    """
+    project.use(model, data)
     args = sys.argv[1:] if args is None else args
     if args in (["--help"], ["-h"]):
         print(overview())
         return
     if args == ["--version"]:
-        print(f"litcnn {__version__}")
+        print(f"{project.package()} {project.version()}")
         return
 
     from litengine.cli import errors

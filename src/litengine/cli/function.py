@@ -1,4 +1,4 @@
-"""Verbs that are functions: their arguments become options, their docstring the help."""
+"""Verbs that are functions: their arguments are the options, their docstring is the help."""
 
 import inspect
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
+from litengine import project
 from litengine.cli import errors
 
 
@@ -27,8 +28,10 @@ def run(function: Callable[..., Any], args: list[str]) -> None:
     parser = make_parser(function)
     parser.given = args
     parser.verb = args[0]
-    options = parser.parse_args(args[1:])
-    function(**options.as_dict())
+    options = parser.parse_args(args[1:]).as_dict()
+    if "trust" in options:
+        options["trust"] = [project.package(), *options["trust"]]
+    function(**options)
 
 
 def make_parser(function: Callable[..., Any]) -> Parser:

@@ -1,14 +1,20 @@
 """The verb `prepare`: the data of a config, made ready ahead of a run; all options that are not its own are fit's."""
 
 import argparse
-from typing import Any
+import time
+from pathlib import Path
+from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 
+from litengine import project
 from litengine.cli.trainer import CLI
-from litcnn.data import ImageData
-from litengine.cli.prepare_data import prepare
+from litengine.data import Split
+from litengine.data.sources.records import check_litdata
+from litengine.datamodule import ClassificationData
+from litengine.files import relative
+from litengine.terminal import print_line
 
 EPILOG = """\
 All other options and configs are those of fit (main.py fit --help); what concerns the data is used.
@@ -47,7 +53,7 @@ class PrepareCLI(CLI):
 
     def instantiate_classes(self) -> None:
         parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(ImageData, "data")
+        parser.add_class_arguments(project.data_class(), "data")
         self.datamodule = parser.instantiate(parser.parse_object({"data": self.config.fit.data})).data
         self.config_init, self.model = self.config, None
         self.trainer = Trainer  # type: ignore[assignment]  # asked for nothing but its `fit`, and ours is used
@@ -57,3 +63,46 @@ class PrepareCLI(CLI):
 
     def after_fit(self) -> None:
         """Nothing: there is no checkpoint."""
+
+
+def prepare(data: ClassificationData, to: str | None = None) -> None:
+    """Downloads, decodes and caches the images, cuts the splits, and says what there is; with `to` it also writes them
+    as a stream: training, validation and test images as `data` has them.
+
+    Args:
+        data: whose source, `val_fraction`, `folds`, `fold` and `split_seed` say what the splits are.
+        to: a folder, or `s3://bucket/folder`.
+
+    Raises:
+        ValueError, OSError: where the images cannot be had, or the stream cannot be written.
+    """
+    if to is not None:
+        check_litdata()
+    started = time.monotonic()
+    data.prepare_data()
+    parts = {split: part for split in get_args(Split) if (part := data.subset(split)) is not None}
+    name = type(data.source).__name__
+    counts = ", ".join(f"{split} {len(part.indices):,}" for split, part in parts.items())
+    shape = "x".join(map(str, data.source.image_shape))
+    print_line(f"{name}: {counts} images of {shape}, {len(data.class_names)} classes")
+    if to is None:
+        print_line(f"{_where(data)} ({time.monotonic() - started:.1f} s)")
+        return
+    if "train" not in parts:
+        raise ValueError(f"{name} has no training images, and a stream needs some")
+    from litengine.data.sources.stream_writer import write_stream
+
+    splits = {str(split): (part.arrays, part.indices) for split, part in parts.items()}
+    written = write_stream(splits, data.class_names, data.source.image_shape, to)
+    size = f"{written.bytes / 1e6:,.1f} MB in {written.shards:,} shards"
+    took = "there already" if written.seconds is None else f"{written.seconds:.1f} s"
+    print_line(f"stream: {to}, {size} ({took})")
+    print_line(f"train from it with: --data.source litengine.data.Stream --data.source.root {to}")
+
+
+def _where(data: ClassificationData) -> str:
+    place = data.source.location()
+    if place is None:
+        return "ready: there is nothing to keep on the disk"
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    return f"ready: {relative(Path(place))}, {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB"

@@ -1,9 +1,9 @@
-"""The verbs that the Trainer runs: LightningCLI and its defaults. It wires the rooms together and holds no logic of
-theirs."""
+"""The verbs that the Trainer runs, fit, validate and test: LightningCLI, its defaults, and what each run gets."""
 
 import json
 import logging
 import os
+import re
 import sys
 import uuid
 import warnings
@@ -21,28 +21,25 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from litengine import training as callbacks
-from litengine.training import checkpoint_files as checkpoint, run_directory as run
-from litcnn.model import ImageClassifier
+from litengine import project, training
 from litengine.cli import errors
-from litengine.distributed import tells_of_lost_process
-from litcnn.data import ImageData
 from litengine.data import Source
-from litengine.training.launch import agree, check_size
-from litengine.loggers import CSVMetrics
+from litengine.distributed import is_lost_process
+from litengine.files import relative
 from litengine.inference.safe_config import read_trusted
+from litengine.loggers import CSVMetrics
+from litengine.terminal import print_line
+from litengine.training import run_directory
+from litengine.training.checkpoint_files import CheckpointFiles, newest_intact
+from litengine.training.launch import agree, check_size
 
 VERBS = ("fit", "validate", "test")
-DEFAULTS = {
-    "model.network": {"class_path": "litcnn.networks.CNN"},
-    "data.source": {"class_path": "litengine.data.Digits"},
-}
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "logger": {"class_path": "litengine.loggers.Wandb"},
     "enable_model_summary": False,  # the first line says how many parameters there are
 }
-REPLACED_WHOLE = (*DEFAULTS, "model.optimizer", "model.lr_scheduler")  # the last two have theirs in Python
+REPLACED_WHOLE = {"model.network", "data.source", "model.optimizer", "model.lr_scheduler"}
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
@@ -78,13 +75,11 @@ class CLI(LightningCLI):
             logging.getLogger(library).setLevel(logging.WARNING)
         # its own use of what torch 2.15 deprecates, at every start
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        # ImageClassifier.configure_model does nothing without FSDP
-        warnings.filterwarnings("ignore", "You're using the WeightAveraging callback with a model that overrides")
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
         super().__init__(
-            ImageClassifier,
-            ImageData,
-            save_config_callback=callbacks.RecordConfig,
+            project.model_class(),
+            project.data_class(),
+            save_config_callback=training.RecordConfig,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
             parser_kwargs={verb: {"verb": verb} for verb in VERBS},
@@ -102,13 +97,15 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
         parser.add_argument("--trust", nargs="*", type=str, default=[], help="Packages that a checkpoint may name too.")
-        parser.add_lightning_class_args(callbacks.Checkpoints, "checkpoints")
-        parser.add_lightning_class_args(callbacks.CheckNumerics, "numerics")
+        parser.add_lightning_class_args(training.Checkpoints, "checkpoints")
+        parser.add_lightning_class_args(training.CheckNumerics, "numerics")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.set_defaults(DEFAULTS)
-        # jsonargparse hands what a class has by default on to one that is named in its place, where a name fits:
-        # the widths of the CNN to any network that has widths
-        parser.set_defaults(dict.fromkeys(errors.classes_given(self.args) & {*REPLACED_WHOLE}))
+        model, data = project.model_class(), project.data_class()
+        defaults = {"model.network": model.default_network, "data.source": data.default_source}
+        parser.set_defaults({key: {"class_path": path} for key, path in defaults.items() if path})
+        # jsonargparse hands the default arguments of a class on to the class that replaces it, such as the widths of
+        # the default network to another network that has widths
+        parser.set_defaults(dict.fromkeys(errors.classes_given(self.args) & REPLACED_WHOLE))
         if getattr(parser, "verb", "") == "fit":
             parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
@@ -140,23 +137,28 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception:
-            run.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """The Trainer, with what every run has: words on the terminal, results, a bar, and metrics as CSV."""
-        settings = self._get(self.config_init, "trainer")
-        extra = [*_as_list(settings["callbacks"]), callbacks.Console(self.notes), callbacks.BatchPicture()]
-        extra += [callbacks.WriteReport(["python", "main.py", *self.args])]
-        extra += [callbacks.ExactResume(), callbacks.StopOnSignal()]
+        """The Trainer with what every run has: lines on the terminal, a report, a progress bar, and metrics.csv."""
+        settings = self.config_init[self.subcommand]["trainer"]
+        if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
+            raise ValueError(
+                f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
+                "hold whole weights: use --trainer.strategy ddp"
+            )
+        extra = [*_as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
+        extra += [training.WriteReport(["python", "main.py", *self.args])]
+        extra += [training.ExactResume(), training.StopOnSignal()]
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
-            extra.append(callbacks.ProgressBar())
+            extra.append(training.ProgressBar())
         loggers = []
         if self.subcommand == "fit":
             loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
         elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
             loggers = _as_list(settings["logger"])
-        plugins = [*_as_list(settings["plugins"]), checkpoint.CheckpointFiles()]
+        plugins = [*_as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
         check_size(trainer.num_nodes, trainer.num_devices)
         return trainer
@@ -165,9 +167,9 @@ class CLI(LightningCLI):
         try:
             self.trainer.fit(**kwargs)
         except torch.OutOfMemoryError as error:
-            raise ValueError(callbacks.explain_out_of_memory(error, self.config.fit.data.batch_size)) from error
+            raise ValueError(training.explain_out_of_memory(error, self.config.fit.data.batch_size)) from error
         except RuntimeError as error:
-            if not tells_of_lost_process(error):
+            if not is_lost_process(error):
                 raise
             raise OSError(
                 "another process of this run has ended or cannot be reached; its own words, or the log of its machine, "
@@ -175,7 +177,7 @@ class CLI(LightningCLI):
             ) from error
 
     def after_fit(self) -> None:
-        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, callbacks.Checkpoints))
+        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, training.Checkpoints))
         if self.config.fit.test_after_fit and (path := best.best_path(self.trainer)):
             self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
 
@@ -195,9 +197,9 @@ class CLI(LightningCLI):
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
         files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
         config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
-        evaluated = run.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
+        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
         if not config.trainer.default_root_dir:
-            config.trainer.default_root_dir = str(evaluated or run.new_run_dir(config.runs, config.name))
+            config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
         directory = Path(config.trainer.default_root_dir)
         for logger in _as_list(config.trainer.logger):
             arguments = logger.init_args
@@ -231,26 +233,27 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     given, others = parser.parse_known_args(args)
     verb, *rest = args or [""]
     if given.ckpt_path not in (None, "null"):
-        remembered = read_trusted(given.ckpt_path, given.trust)["config"]
+        remembered = read_trusted(given.ckpt_path, [project.package(), *given.trust])["config"]
         if verb == "test":
-            remembered["trainer"] = {"logger": tracker_of(run.run_dir_of(given.ckpt_path))}
+            remembered["trainer"] = {"logger": tracker_of(run_directory.run_dir_of(given.ckpt_path))}
         return [verb, "--config", json.dumps(remembered), *rest]
     if verb != "fit" or given.resume in (None, "null"):
         return args
     name = given.name or (Path(given.config[0]).stem if given.config else None)
-    directory = run.find(given.resume, given.runs or "runs", name)
+    directory = run_directory.find(given.resume, given.runs or "runs", name)
     if directory is None:
         return args
-    if run.read_state(directory) == "finished" and others == ["fit"]:
-        callbacks.say(f"{run.relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
+    if run_directory.read_state(directory) == "finished" and others == ["fit"]:
+        print_line(f"{relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
         sys.exit(0)
-    newest = checkpoint.newest_intact(directory / "checkpoints")
+    newest = newest_intact(directory / "checkpoints")
     for damage in newest.skipped:
-        callbacks.say(f"passed over: {damage}")
+        print_line(f"passed over: {damage}")
     if newest.path is None and newest.skipped:
-        raise ValueError(f"no checkpoint of {run.relative(directory)} is intact: start the run anew, without --resume")
+        raise ValueError(f"no checkpoint of {relative(directory)} is intact: start the run anew, without --resume")
     place = ["--trainer.default_root_dir", str(directory), "--ckpt_path", str(newest.path or "null")]
-    return ["fit", "--config", str(directory / "config.yaml"), *rest, *place]
+    recorded = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
+    return ["fit", "--config", json.dumps(project.renamed(recorded, [project.package()])), *rest, *place]
 
 
 def tracker_of(directory: Path | None) -> Any:

@@ -7,9 +7,10 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from litengine import training as callbacks
-from litengine.training import run_directory as run
+from litengine import training
 from litengine.cli.trainer import CLI
+from litengine.files import relative
+from litengine.terminal import print_line
 from litengine.training.rate_test import RateRangeTest, draw, fix_schedule, largest_batch
 
 
@@ -37,10 +38,10 @@ class TuneCLI(CLI):
         super().__init__(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        settings = self._get(self.config_init, "trainer")
+        settings = self.config_init[self.subcommand]["trainer"]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         length = {"max_steps": self.options.steps, "max_epochs": -1, "limit_val_batches": 0}
-        seen = [callbacks.ProgressBar()] if settings["enable_progress_bar"] is not False else []
+        seen = [training.ProgressBar()] if settings["enable_progress_bar"] is not False else []
         wanted = [self.test] if self.options.find == "rate" else []
         return Trainer(**{**settings, **quiet, **length, "callbacks": [*wanted, *seen]})
 
@@ -64,16 +65,14 @@ class TuneCLI(CLI):
             )
         picture = Path(self.trainer.default_root_dir) / "learning_rate.png"
         draw(curve, self.config.fit.name, picture)
-        callbacks.say(f"loss against rate: {run.relative(picture)}")
+        print_line(f"loss against rate: {relative(picture)}")
         if curve.steepest is None:
-            callbacks.say(
-                f"the loss never falls from {curve.rates[0]:.2g} to {curve.rates[-1]:.2g}: no rate to suggest"
-            )
+            print_line(f"the loss never falls from {curve.rates[0]:.2g} to {curve.rates[-1]:.2g}: no rate to suggest")
             return
         schedule = self.config.fit.model.get("lr_scheduler")
         highest = schedule is not None and "max_lr" in schedule.get("init_args", {})  # which overrules the optimizer's
         key = "model.lr_scheduler.init_args.max_lr" if highest else "model.optimizer.init_args.lr"
-        callbacks.say(f"steepest at {curve.steepest:.2g}; paste: --{key} {curve.steepest:.2g}")
+        print_line(f"steepest at {curve.steepest:.2g}; paste: --{key} {curve.steepest:.2g}")
 
     def _find_batch_size(self) -> None:
         if not CUDAAccelerator.is_available():
@@ -82,5 +81,5 @@ class TuneCLI(CLI):
         start = int(self.config.fit.data.batch_size)
         train.prepare_data()
         train.setup("fit")
-        size = largest_batch(self.trainer, self.model, train, start, len(train.part("train").indices))
-        callbacks.say(f"largest batch that fits: {size:,}; paste: --data.batch_size {size}")
+        size = largest_batch(self.trainer, self.model, train, start, len(train.subset("train").indices))
+        print_line(f"largest batch that fits: {size:,}; paste: --data.batch_size {size}")

@@ -1,27 +1,24 @@
 """Images in, batches out."""
 
-from litcnn.augment import AlternatingFlip, Cutout, RandomCrop, RandomFlip
-from litengine.data.augment import Augment, Draw
-from litengine.data.loader import BatchLoader
-from litcnn.data import ImageData
-from litengine.data.sources import Arrays, CIFAR10, CIFAR100, Digits, ImageFolder, Shards, Source, Stream, TorchDataset
+from .augment import Augment, Draw
+from .loader import BatchLoader
+from .sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Shards, Source, Split, Stream, TorchDataset
+from .splits import stratified_fold, stratified_split
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
-    "AlternatingFlip",
     "Arrays",
     "Augment",
     "BatchLoader",
-    "Cutout",
     "Digits",
     "Draw",
-    "ImageData",
     "ImageFolder",
-    "RandomCrop",
-    "RandomFlip",
     "Shards",
     "Source",
+    "Split",
     "Stream",
     "TorchDataset",
+    "stratified_fold",
+    "stratified_split",
 ]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from litengine.data.augment import Augment, Draw
-from litengine.data.sources.shards import Shards
+from .augment import Augment, Draw
+from .sources.shards import Shards
 
 Batch = tuple[Tensor, Tensor]
-Place = tuple[int, int]
+Position = tuple[int, int]
 
 
 class BatchLoader:
@@ -36,7 +36,7 @@ class BatchLoader:
         seed: of order and augmentation.
         device: where the batches are wanted.
         rank, world_size: this process among all.
-        place: asked once at the start of an iteration: (epoch, first batch), so that a resumed run goes on in the
+        position: asked once at the start of an iteration: (epoch, first batch), so that a resumed run goes on in the
             middle of an epoch.
         prefetch: batches that a background thread makes ahead of the one in use; 0 for no thread. What goes wrong in
             it is raised where the batch is asked for, and it ends with the iterator.
@@ -55,7 +55,7 @@ class BatchLoader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
-        place: Callable[[], Place] = lambda: (0, 0),
+        position: Callable[[], Position] = lambda: (0, 0),
         prefetch: int = 0,
     ) -> None:
         self.images = images
@@ -68,16 +68,16 @@ class BatchLoader:
         self.device = torch.device(device)
         self.rank = rank
         self.world_size = world_size
-        self.place = place
+        self.position = position
         self.prefetch = prefetch
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator: `place` is asked at the first batch, not when the Trainer makes the iterator, which on a
+        # A generator: `position` is asked at the first batch, not when the Trainer makes the iterator, which on a
         # resumed run is before it knows the epoch.
-        epoch, start = self.place()
+        epoch, start = self.position()
         order = self.order(epoch)
         if isinstance(self.images, Shards) and start < len(self):
             self.images.expect(np.concatenate([self.chosen(order, number) for number in range(start, len(self))]))
@@ -88,7 +88,7 @@ class BatchLoader:
                 yield self.batch(order, epoch, number)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: `place` tells where to go on. It is here because Lightning takes loaders without one for such as
+        """Nothing: `position` tells where to go on. It is here because Lightning takes loaders without one for such as
         cannot be resumed."""
         return {}
 

@@ -44,7 +44,7 @@ def demo(
         raise ValueError('demo needs Gradio, which is not installed: pip install "litcnn[demo]"')
     port = find_port(host, port)
 
-    from litengine.training import run_directory as run
+    from litengine.files import relative
     from litengine.inference.predictor import load
     from litengine.inference.safe_config import read_trusted
 
@@ -54,7 +54,7 @@ def demo(
         folder = Path(directory).resolve()
         _settle_gradio(folder, host)
         examples = save_examples(config["data"]["source"], folder)
-        page = make_page(predictor, config.get("name") or run.relative(ckpt_path), examples, folder)
+        page = make_page(predictor, config.get("name") or relative(ckpt_path), examples, folder)
         try:
             address = launch(page, CSS, host, port)
             print(f"{describe(predictor)}\n{address} (Ctrl-C stops it)", flush=True)

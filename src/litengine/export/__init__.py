@@ -6,8 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from litcnn import __version__
-from litengine.training import run_directory as run
+from litengine import __version__
+from litengine.files import relative
+from litengine.training import run_directory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,10 +88,10 @@ def export(
     import rich
     from rich.text import Text  # plain: in a path, [bold] is no markup
 
-    from litengine.training import say
     from litengine.export.images import real_images
     from litengine.inference.predictor import load
     from litengine.inference.safe_config import read_trusted
+    from litengine.terminal import print_line
 
     content = read_trusted(ckpt_path, trust)
     predictor = load(ckpt_path, "cpu", trust)  # a GPU rounds differently
@@ -98,11 +99,11 @@ def export(
     settings = _settings(ckpt_path, content, predictor)
     with rich.get_console().status(Text(f"exporting {settings['checkpoint']} to {format}")):
         written = _write_checked(predictor, settings, format, target, pixels, tolerance)
-    names = " and ".join(map(run.relative, written.files))
-    say(Text(f"{names}: {sum(file.stat().st_size for file in written.files) / 1e6:,.2f} MB, {written.detail}"))
+    names = " and ".join(map(relative, written.files))
+    print_line(Text(f"{names}: {sum(file.stat().st_size for file in written.files) / 1e6:,.2f} MB, {written.detail}"))
     difference = f"{written.difference:.1e} (tolerance {tolerance:g})"
-    say(Text(f"largest difference of a probability from the checkpoint's: {difference}, on {described}"))
-    say(Text(f"use: {FORMATS[format].use.format(path=run.relative(target))} (see docs/deploy.md)"))
+    print_line(Text(f"largest difference of a probability from the checkpoint's: {difference}, on {described}"))
+    print_line(Text(f"use: {FORMATS[format].use.format(path=relative(target))} (see docs/deploy.md)"))
     return target
 
 
@@ -111,7 +112,7 @@ def _target(ckpt_path: str, format: str, output: str | None) -> Path:
     if output is None:
         if "://" in ckpt_path:
             return Path(Path(ckpt_path).stem + suffix).absolute()
-        if directory := run.run_dir_of(ckpt_path):  # best.ckpt may be a link
+        if directory := run_directory.run_dir_of(ckpt_path):  # best.ckpt may be a link
             return directory / "export" / f"{Path(ckpt_path).resolve().stem}{suffix}"
         return Path(ckpt_path).absolute().with_suffix(suffix)
     target = Path(output).absolute()
@@ -121,7 +122,7 @@ def _target(ckpt_path: str, format: str, output: str | None) -> Path:
         others = [f"; {known.suffix} is --format {name}" for name, known in FORMATS.items()]
         meant = "".join(other for other in others if other.startswith(f"; {target.suffix} "))
         raise ValueError(f"--output {output}: with --format {format} a name that ends in {suffix} is needed{meant}")
-    folder = run.relative(target.parent)
+    folder = relative(target.parent)
     if not target.parent.is_dir():
         raise ValueError(f"--output {output}: there is no folder {folder}, make it first")
     if not os.access(target.parent, os.W_OK):
@@ -134,9 +135,9 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
     import torch
 
     normalize = predictor.classifier.normalize
-    directory, file = run.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
+    directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     return {
-        "litcnn": __version__,
+        "litengine": __version__,
         "torch": torch.__version__,
         # the run, but no folders of this machine
         "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
@@ -196,5 +197,5 @@ def _write_checked(
             for part in reversed(parts):  # the main one last: it is whole once it is there
                 part.replace(target.parent / part.name)
     except OSError as error:
-        raise OSError(f"cannot write {run.relative(target)}: {error.strerror or error}") from error
+        raise OSError(f"cannot write {relative(target)}: {error.strerror or error}") from error
     return Written([target.parent / part.name for part in parts], detail, difference)

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
-from litcnn.model import ImageClassifier
+from litengine.inference.predictor import Classifier, build_network
 
 Settings = dict[str, Any]
 Run = Callable[[Tensor], Tensor]  # uint8 images (N, 3, H, W) to float32 probabilities (N, classes)
@@ -29,7 +28,7 @@ GRAPH = (
 )
 
 
-def write(format: str, classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+def write(format: str, classifier: Classifier, settings: Settings, path: Path) -> str:
     """Writes a classifier, which is on the CPU and in evaluation mode, and says a word on the file.
 
     What makes it fast on one machine stays here: it is written uncompiled, and its weights laid out as usual.
@@ -38,7 +37,7 @@ def write(format: str, classifier: ImageClassifier, settings: Settings, path: Pa
         ValueError: where the network cannot be written so: why, where in its code, and what to try.
         OSError: where the disk does not take it.
     """
-    classifier.channels_last = False
+    classifier.normalize.channels_last = False
     network = copy.deepcopy(classifier.network)  # a copy is not compiled
     classifier.network = network.to(memory_format=torch.contiguous_format)
     writers = {"onnx": _write_onnx, "torch": _write_torch, "safetensors": _write_safetensors}
@@ -74,7 +73,7 @@ def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
 # Each format
 
 
-def _write_onnx(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
     program = torch.onnx.export(
         _trace(classifier),
         input_names=["images"],
@@ -99,7 +98,7 @@ def _load_onnx(path: Path) -> Run:
     return lambda images: torch.from_numpy(session.run(["probabilities"], {"images": images.numpy()})[0])
 
 
-def _write_torch(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+def _write_torch(classifier: Classifier, settings: Settings, path: Path) -> str:
     buffer = io.BytesIO()  # on a full disk Python says what is wrong, torch does not
     torch.export.save(_trace(classifier), buffer, extra_files={"litcnn.json": json.dumps(settings)})
     path.write_bytes(buffer.getbuffer())
@@ -111,7 +110,7 @@ def _load_torch(path: Path) -> Run:
     return program
 
 
-def _write_safetensors(classifier: ImageClassifier, settings: Settings, path: Path) -> str:
+def _write_safetensors(classifier: Classifier, settings: Settings, path: Path) -> str:
     from safetensors.torch import save
 
     weights = {}
@@ -129,11 +128,8 @@ def _load_safetensors(path: Path) -> Run:
     from safetensors.torch import load_file
 
     settings = json.loads(_beside(path).read_text())
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ImageClassifier, "model")
-    model = {"network": settings["network"], "tta": settings["tta"], "channels_last": False}
-    classifier: ImageClassifier = parser.instantiate(parser.parse_object({"model": model})).model.eval()
-    classifier.normalize.set(settings["mean"], settings["std"])
+    facts = {**settings, "image_shape": [3, settings["image_size"], settings["image_size"]], "channels_last": False}
+    classifier = Classifier(build_network(settings["network"]), facts).eval()
     classifier.network.load_state_dict(load_file(path))
     return _Probabilities(classifier)
 
@@ -152,7 +148,7 @@ def _as_text(settings: Settings) -> dict[str, str]:
 class _Probabilities(nn.Module):
     """A classifier from uint8 images (N, 3, H, W) to float32 probabilities (N, classes)."""
 
-    def __init__(self, classifier: ImageClassifier) -> None:
+    def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
 
@@ -160,7 +156,7 @@ class _Probabilities(nn.Module):
         return self.classifier.infer(images).float().softmax(1)
 
 
-def _trace(classifier: ImageClassifier) -> torch.export.ExportedProgram:
+def _trace(classifier: Classifier) -> torch.export.ExportedProgram:
     # no real images: a .pt2 keeps its example
     example = torch.zeros(2, *classifier.image_shape, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1)

@@ -7,7 +7,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from litcnn.data import ImageData
+from litengine import project
 from litengine.data.sources.find import find_images
 from litengine.inference.predictor import Predictor
 
@@ -36,8 +36,8 @@ def real_images(predictor: Predictor, config: dict[str, Any], words: list[str]) 
     try:
         data = _data(config["data"])
         data.prepare_data()
-        split = "training" if data.part("val") is None else "validation"
-        part = data.part("val") or data.part("train")
+        split = "training" if data.subset("val") is None else "validation"
+        part = data.subset("val") or data.subset("train")
         assert part is not None
         images = part.arrays.images[torch.from_numpy(part.indices[_spread(len(part.indices))])]
     except Exception as error:  # a dataset of the user's own may raise anything
@@ -54,10 +54,10 @@ def real_images(predictor: Predictor, config: dict[str, Any], words: list[str]) 
     return images, f"{len(images)} {split} images of {type(data.source).__name__}"
 
 
-def _data(config: dict[str, Any]) -> ImageData:
+def _data(config: dict[str, Any]) -> Any:
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ImageData, "data")
-    data: ImageData = parser.instantiate(parser.parse_object({"data": config})).data
+    parser.add_class_arguments(project.data_class(), "data")
+    data: Any = parser.instantiate(parser.parse_object({"data": config})).data
     return data
 
 

@@ -96,20 +96,20 @@ def _row(path: str, best: list[tuple[str, float]], error: str | None) -> Row:
 def _tell(rows: list[Row], output: str | None) -> None:
     from rich.text import Text  # plain: in a file's name, [bold] is no markup
 
-    from litengine.training import say
-    from litengine.training.run_directory import relative
+    from litengine.files import relative
+    from litengine.terminal import print_line
 
-    say(_table(rows[:SHOWN]))
+    print_line(_table(rows[:SHOWN]))
     if len(rows) > SHOWN:
         hint = "" if output else " (all in a file: --output predictions.csv)"
-        say(Text(f"… and {len(rows) - SHOWN:,} more{hint}"))
+        print_line(Text(f"… and {len(rows) - SHOWN:,} more{hint}"))
     if output:
-        say(Text(f"{len(rows):,} rows: {relative(output)}"))
+        print_line(Text(f"{len(rows):,} rows: {relative(output)}"))
     if failed := [row for row in rows if row["error"]]:
         first = f"{failed[0]['path']}: {failed[0]['error']}{', …' * (len(failed) > 1)}"
         if len(failed) == len(rows):
             raise ValueError(f"none of the images could be read: {first}")
-        say(Text(f"{len(failed):,} of {len(rows):,} images could not be read: {first}"))
+        print_line(Text(f"{len(failed):,} of {len(rows):,} images could not be read: {first}"))
 
 
 def _table(rows: list[Row]) -> "Table":

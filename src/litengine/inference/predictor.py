@@ -2,9 +2,8 @@
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -12,12 +11,13 @@ import torch
 from jsonargparse import ArgumentError, ArgumentParser
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from litcnn import __version__
-from litcnn.model import ImageClassifier
+from litengine import __version__
 from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
 from litengine.inference.safe_config import read_trusted
+from litengine.normalize import Normalize
+from litengine.views import TTA, average
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -51,22 +51,49 @@ class Prediction:
         return f"Prediction({self.label!r}, confidence={self.confidence:.4f})"
 
 
+class Classifier(nn.Module):
+    """What prediction needs of a trained model: normalisation, network, and the average over views.
+
+    Attributes:
+        class_names: by label.
+        image_shape: (C, H, W) of the images that it was trained on.
+    """
+
+    def __init__(self, network: nn.Module, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.normalize = Normalize(data["channels_last"])
+        self.normalize.set(data["mean"], data["std"])
+        self.network = network
+        self.tta: TTA = data["tta"]
+        self.class_names: list[str] = list(data["class_names"])
+        self.image_shape = tuple(data["image_shape"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1, without test-time augmentation."""
+        logits: Tensor = self.network(self.normalize(images))
+        return logits
+
+    def infer(self, images: Tensor) -> Tensor:
+        """Logits (N, classes), averaged over the views of `tta`."""
+        return average(self.network, self.normalize(images), self.tta)
+
+
 class Predictor:
     """Classifies images with a trained classifier, which it puts on `device` and into evaluation mode.
 
-    Images are made what validation saw: upright, RGB, shorter side resized to the size in the checkpoint, centre
-    cropped. Its test-time augmentation is the classifier's.
+    Images are prepared as for validation: upright, RGB, shorter side resized to the size in the checkpoint, centre
+    cropped.
 
     Attributes:
-        classifier: the classifier.
+        classifier: normalisation and network.
         device: where it is.
-        image_size: height and width of what the network sees, in pixels.
+        image_size: height and width of the network's images, in pixels.
 
     Raises:
-        ValueError: where the network was trained on anything but square images with three channels.
+        ValueError: if the network was trained on anything but square images with three channels.
     """
 
-    def __init__(self, classifier: ImageClassifier, device: torch.device | str) -> None:
+    def __init__(self, classifier: Classifier, device: torch.device | str) -> None:
         shape = classifier.image_shape
         if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
             raise ValueError(
@@ -137,14 +164,16 @@ class Predictor:
         return self.classifier.infer(images.to(self.device)).float().softmax(1).cpu()
 
 
-def load(path: str | Path, device: torch.device | str | None = None, trust: Sequence[str] = ()) -> Predictor:
+def load(
+    path: str | os.PathLike[str], device: torch.device | str | None = None, trust: Sequence[str] = ()
+) -> Predictor:
     """The classifier in a checkpoint: needs neither config nor data.
 
     Args:
         path: the checkpoint, such as `best.ckpt`.
         device: where it runs; by default the GPU where there is one.
-        trust: packages that the checkpoint may name beyond torch, torchvision, timm, Lightning and litcnn; those of
-            networks of your own.
+        trust: packages that the checkpoint may name beyond torch, torchvision, timm and Lightning, such as that of your
+            own networks. The project's `load` adds its own package.
 
     Raises:
         FileNotFoundError, OSError: where it cannot be read.
@@ -152,34 +181,28 @@ def load(path: str | Path, device: torch.device | str | None = None, trust: Sequ
     """
     content = read_trusted(path, [trust] if isinstance(trust, str) else trust)
     try:
-        classifier = _build(content["config"]["model"])
-        _fill(classifier, content)
+        classifier = Classifier(build_network(content["config"]["model"]["network"]), content["data"])
+        weights = {name: value for name, value in content["state_dict"].items() if name.startswith("network.")}
+        classifier.load_state_dict(weights)
     # of jsonargparse, torch, and whatever network it is
     except (ArgumentError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 400)
-        writer = content.get("litcnn", "an older version")
-        raise ValueError(f"{path} does not fit litcnn {__version__} (written by {writer}): {reason}") from error
+        writer = content.get("engine", "an older version")
+        raise ValueError(f"{path} does not fit litengine {__version__} (written by {writer}): {reason}") from error
+    if classifier.normalize.channels_last:
+        classifier.network.to(memory_format=torch.channels_last)
     return Predictor(classifier, device or _best_device())
 
 
-def _build(model: dict[str, Any]) -> ImageClassifier:
-    network = model["network"]
-    if network["class_path"].startswith("timm.") and network.get("init_args", {}).get("pretrained"):
-        # or timm would download weights, only to have them replaced
-        model = {**model, "network": {**network, "init_args": {**network["init_args"], "pretrained": False}}}
+def build_network(config: dict[str, Any]) -> nn.Module:
+    """The network of a checkpoint's config, which must be trusted."""
+    if config["class_path"].startswith("timm.") and config.get("init_args", {}).get("pretrained"):
+        # timm would download weights, only to have them replaced
+        config = {**config, "init_args": {**config["init_args"], "pretrained": False}}
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ImageClassifier, "model")
-    classifier: ImageClassifier = parser.instantiate(parser.parse_object({"model": model})).model
-    return classifier
-
-
-def _fill(classifier: ImageClassifier, content: dict[str, Any]) -> None:
-    data = content["data"]
-    classifier.class_names, classifier.image_shape = list(data["class_names"]), tuple(data["image_shape"])
-    classifier.normalize.set(data["mean"], data["std"])
-    classifier.load_state_dict(content["state_dict"])
-    if classifier.channels_last:
-        classifier.network.to(memory_format=torch.channels_last)
+    parser.add_subclass_arguments(nn.Module, "network")
+    network: nn.Module = parser.instantiate(parser.parse_object({"network": config})).network
+    return network
 
 
 def _best_device() -> str:

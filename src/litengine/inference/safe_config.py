@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 import yaml
 
-from litengine.training import checkpoint_files as checkpoint
-from litcnn.model import ImageClassifier
-from litcnn.data import ImageData
+from litengine import project
+from litengine.datamodule import ClassificationData
+from litengine.module import ClassifierModule
+from litengine.training import checkpoint_files
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "litcnn", "timm")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "litengine", "timm")
 
 # Of these packages, where things must be defined: the rest of them reads files, downloads and compiles.
 PARTS = (
@@ -38,7 +39,6 @@ PARTS = (
     "timm.optim",
     "lightning.pytorch.cli.ReduceLROnPlateau",
     "litengine.data",
-    "litcnn.networks",
     "litengine.optim",
 )
 EXCEPT = (
@@ -61,9 +61,10 @@ def read_trusted(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> d
         FileNotFoundError, OSError: where it cannot be read.
         ValueError: where it is damaged, or names what it may not.
     """
-    content = checkpoint.read(os.fspath(path))
+    content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
         raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
+    content["config"] = project.renamed(content["config"], trusted)
     check_trusted(content["config"], trusted)
     return content
 
@@ -72,7 +73,7 @@ def check_trusted(config: dict[str, Any], trusted: Sequence[str] = ()) -> None:
     """Checks the config of a checkpoint: what it may set, and every import path in it, before the first import.
 
     Args:
-        config: as `checkpoint.read(path)["config"]` has it.
+        config: as `checkpoint_files.read(path)["config"]` has it.
         trusted: packages, modules or classes that may be used too; importing them runs their code.
 
     Raises:
@@ -80,7 +81,9 @@ def check_trusted(config: dict[str, Any], trusted: Sequence[str] = ()) -> None:
     """
     if not isinstance(config, Mapping):
         raise ValueError("the config in the checkpoint holds no settings")
-    owners = {"model": ImageClassifier, "data": ImageData}
+    owners: dict[str, Any] = {"model": ClassifierModule, "data": ClassificationData}
+    if project.package():
+        owners = {"model": project.model_class(), "data": project.data_class()}
     for key, value in config.items():
         if key in owners:
             if not isinstance(value, Mapping):  # a string would be read as the path of another config

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from litcnn.model import ImageClassifier
+from litengine.inference.predictor import Classifier
 
 STRENGTH = 0.75  # of the colour where the map is 1
 
 
-def saliency(classifier: ImageClassifier, image: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
+def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
     """How much each place of one image speaks for the class that is predicted for it.
 
     Grad-CAM (Selvaraju et al. 2017) of the last convolution, in the order they run, whose output is larger than one
@@ -41,7 +41,7 @@ def saliency(classifier: ImageClassifier, image: NDArray[np.uint8] | Tensor) -> 
     # The caller may have switched gradients off; a compiled network may run without the hooks.
     with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"), _eval(classifier):
         # floats, so that there is a gradient down to them, and to all that comes after, with frozen weights too
-        images = (pixels[None].to(classifier.device) / 255).requires_grad_()  # (1, C, H, W)
+        images = (pixels[None].to(next(classifier.parameters()).device) / 255).requires_grad_()  # (1, C, H, W)
         with torch.no_grad():
             label = int(classifier.infer(images).argmax(1))
         with _outputs_of_convolutions(classifier.network) as features:

@@ -2,13 +2,13 @@
 
 from litengine.training.batch_picture import BatchPicture
 from litengine.training.checkpoints import Checkpoints
-from litengine.training.console import Console, say
+from litengine.training.config_record import RecordConfig
+from litengine.training.console import Console
+from litengine.training.exact_resume import ExactResume
 from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
 from litengine.training.progress_bar import ProgressBar
-from litengine.training.config_record import RecordConfig
-from litengine.training.test_report import WriteReport
-from litengine.training.exact_resume import ExactResume
 from litengine.training.signals import StopOnSignal
+from litengine.training.test_report import WriteReport
 
 __all__ = [
     "BatchPicture",
@@ -21,5 +21,4 @@ __all__ = [
     "StopOnSignal",
     "WriteReport",
     "explain_out_of_memory",
-    "say",
 ]

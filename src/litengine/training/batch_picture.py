@@ -7,9 +7,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.markup import escape
 
-from litengine.training.console import say
 from litengine.data.loader import BatchLoader
-from litengine.training.run_directory import write_whole
+from litengine.files import write_whole
+from litengine.terminal import print_line
 
 IMAGES = 32
 PIXELS = 2**20  # of all images together: more would keep the training waiting
@@ -45,4 +45,4 @@ class BatchPicture(Callback):
                 if hasattr(logger, "log_image"):
                     logger.log_image("train/augmented_batch", [Image.open(io.BytesIO(file))], step=0)
         except Exception as error:
-            say(escape(f"the picture of an augmented batch could not be made ({type(error).__name__}: {error})"))
+            print_line(escape(f"the picture of an augmented batch could not be made ({type(error).__name__}: {error})"))

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from litengine.distributed import largest
-from litengine.training.run_directory import link
+from litengine.files import link
 
 
 def can_resume_after(trainer: Trainer, batch_idx: int) -> bool:

@@ -8,8 +8,8 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
-from litcnn import __version__
-from litengine.training.run_directory import write_whole
+from litengine import __version__, project
+from litengine.files import write_whole
 
 
 class RecordConfig(SaveConfigCallback):
@@ -34,7 +34,7 @@ class RecordConfig(SaveConfigCallback):
             logger.log_hyperparams(self.plain)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # what makes the classifier and the data again; not the Trainer: it belongs to the machine that runs it
+        # enough to rebuild model and data, without the Trainer, which belongs to the machine
         kept = ("name", "seed_everything", "model", "data")
         checkpoint["config"] = {key: self.plain[key] for key in kept}
-        checkpoint["litcnn"] = __version__  # told where another version cannot read the config
+        checkpoint["engine"], checkpoint["project"] = __version__, project.package()

@@ -6,20 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 
+from litengine.files import relative
+from litengine.terminal import print_line
 from litengine.training.checkpoints import Checkpoints
-from litengine.training.run_directory import relative
-
-
-@rank_zero_only
-def say(content: Any) -> None:
-    """Prints above the progress bar, where there is one."""
-    rich.get_console().print(content, highlight=False, soft_wrap=True)
 
 
 class Console(Callback):
@@ -65,14 +58,14 @@ class Console(Callback):
             *trackers,
             *self.notes,
         ]
-        say("[bold]" + " · ".join(parts))
+        print_line("[bold]" + " · ".join(parts))
 
     # every epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch, self._started = trainer.current_epoch, time.monotonic()  # a resume in its middle starts no epoch
         if trainer.global_step:
-            say(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+            print_line(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._tell_epoch(trainer)
@@ -108,7 +101,7 @@ class Console(Callback):
             f"{metrics['images_per_second']:>7,.0f} images/s",
             f"peak {metrics['peak_memory_gib']:.2f} GiB",
         ]
-        say("  ".join(parts))
+        print_line("  ".join(parts))
         self._epoch = None
 
     # at the end
@@ -117,14 +110,14 @@ class Console(Callback):
         for checkpoints in trainer.checkpoint_callbacks:
             if isinstance(checkpoints, Checkpoints) and (path := checkpoints.best_path(trainer)):
                 if checkpoints.best_score is None or checkpoints.best_epoch is None:
-                    say(f"last weights: {relative(path)}")
+                    print_line(f"last weights: {relative(path)}")
                 else:
                     best = f"{checkpoints.monitor} {checkpoints.best_score:.4f}"
-                    say(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
+                    print_line(f"best epoch {checkpoints.best_epoch + 1}: {best}, {relative(path)}")
                 linked = Path("best.ckpt").exists() and Path("best.ckpt").samefile(path)
-                say(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
+                print_line(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
         for tracker in _with_status(trainer):
-            say(f"W&B: {tracker.status}")
+            print_line(f"W&B: {tracker.status}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "validate":
@@ -134,7 +127,7 @@ class Console(Callback):
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
-        say(table)
+        print_line(table)
 
 
 def _with_status(trainer: Trainer) -> list[Any]:

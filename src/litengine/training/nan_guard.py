@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from litengine.training.console import say
-from litengine.distributed import gathered, is_sharded
 from litengine.data.loader import BatchLoader
-from litengine.training.run_directory import relative
+from litengine.distributed import gathered
+from litengine.files import relative
+from litengine.terminal import print_line
 
 LOWEST_SCALE = 2**-10  # 16-mixed begins at 2**16 and halves at every overflow: what is infinite down here is none
 
@@ -123,7 +123,7 @@ class CheckNumerics(Callback):
         self._stop_if_bad(trainer)
         if steps := self._skipped_in_epoch:
             first = f"first batch {steps[0].batch + 1} ({steps[0]})"
-            say(f"epoch {trainer.current_epoch + 1}: {len(steps)} of its steps left out, {first}")
+            print_line(f"epoch {trainer.current_epoch + 1}: {len(steps)} of its steps left out, {first}")
         self._skipped_in_epoch = []
 
     def _stop_if_bad(self, trainer: Trainer) -> None:
@@ -182,8 +182,7 @@ class CheckNumerics(Callback):
             images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
         torch.save({"images": images.cpu(), "labels": labels.cpu()}, directory / "batch.pt")
         model, bad = trainer.lightning_module, []
-        # of sharded weights no process has the whole by itself
-        if not late and not any(is_sharded(parameter) for parameter in model.parameters()):
+        if not late:
             torch.save({name: value.cpu() for name, value in model.state_dict().items()}, directory / "state.pt")
             bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
         facts = step._asdict() | {"steps_since": late, "precision": str(trainer.precision), "bad_gradients": bad}
@@ -201,9 +200,6 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _norm(gradients: list[Tensor]) -> Tensor:
-    if is_sharded(gradients[0]):
-        whole: Tensor = get_total_norm(gradients).full_tensor()  # type: ignore[attr-defined]
-        return whole
     if gradients[0].device.type != "cpu":
         return get_total_norm(gradients)  # of all in a few kernels; on a CPU, sorting them takes twice as long
     norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))

@@ -1,12 +1,12 @@
 """The run directory: everything one run writes lies under `runs/<name>/<time>/`."""
 
 import json
-import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from litengine.files import relative, write_whole
 from litengine.training.launch import agree
 
 State = Literal["running", "stopped", "failed", "finished"]
@@ -89,41 +89,7 @@ def _listing(directories: list[Path]) -> str:
     return ", ".join(f"{relative(directory)} ({read_state(directory)})" for directory in directories[-5:])
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file such that it is never seen, or left, half written; makes its folder where it lacks. Text is UTF-8;
-    names of files in it that are none keep their bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def run_dir_of(checkpoint: str | Path) -> Path | None:
     """The run directory that a checkpoint lies in, through links; None where it lies in no run directory."""
     directory = Path(checkpoint).resolve().parent.parent
     return directory if (directory / "config.yaml").is_file() else None
-
-
-def link(target: Path, name: str | Path) -> bool:
-    """Makes `name` a symbolic link to `target`, in one step. False where that cannot be: a real file of the
-    name is left alone, and the folder may be read-only."""
-    name = Path(name)
-    if name.exists() and not name.is_symlink():
-        return False
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(os.path.relpath(target, name.absolute().parent))
-        temporary.replace(name)
-    except OSError:
-        return False
-    return True
-
-
-def relative(path: str | Path) -> str:
-    """The path as one would type it here."""
-    shorter = os.path.relpath(path)
-    return str(path) if shorter.startswith("..") else shorter

@@ -9,9 +9,9 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from litengine.training.checkpoints import Checkpoints, can_resume_after
-from litengine.training.console import say
 from litengine.distributed import largest
+from litengine.terminal import print_line
+from litengine.training.checkpoints import Checkpoints, can_resume_after
 
 # SIGUSR1 is how SLURM says that a job's time is nearly up; Windows has none
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
@@ -70,7 +70,7 @@ class StopOnSignal(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         if self._received and not self._told:
-            say("stopping when this validation is over; the same signal again stops at once")
+            print_line("stopping when this validation is over; the same signal again stops at once")
             self._told = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -82,7 +82,7 @@ class StopOnSignal(Checkpoint):
         return largest(self._received or 0, trainer.strategy.root_device)
 
     def _leave(self, trainer: Trainer, number: int) -> None:
-        say("stopped; go on with: python main.py fit --resume last")
+        print_line("stopped; go on with: python main.py fit --resume last")
         # Lightning kills the first process some seconds after one that it started has ended with an error
         raise SystemExit(128 + number if trainer.is_global_zero else 0)
 

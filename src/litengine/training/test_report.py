@@ -15,11 +15,11 @@ from rich.markup import escape
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from litcnn import __version__
-from litengine.training.console import say
-from litengine.training.config_record import RecordConfig
+from litengine import __version__, project
+from litengine.files import relative, write_whole
 from litengine.report import Results, ranked, tables
-from litengine.training.run_directory import relative, write_whole
+from litengine.terminal import print_line
+from litengine.training.config_record import RecordConfig
 
 
 class WriteReport(Callback):
@@ -74,10 +74,10 @@ class WriteReport(Callback):
             return
         folder = Path(trainer.default_root_dir) / "report"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        say(tables.for_terminal(results, metrics, relative(folder / "per_class.csv")))
+        print_line(tables.for_terminal(results, metrics, relative(folder / "per_class.csv")))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        arrays = trainer.datamodule.part("test").arrays  # type: ignore[attr-defined]
+        arrays = trainer.datamodule.subset("test").arrays  # type: ignore[attr-defined]
         names = [arrays.paths[index] if arrays.paths else str(index) for index in self._indices]
         write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         write_whole(folder / "per_class.csv", tables.per_class_csv(results))
@@ -87,12 +87,12 @@ class WriteReport(Callback):
             self._show(trainer, results, metrics["test/loss"], folder, names)
         except Exception as error:
             reason = escape(f"{type(error).__name__}: {error}")
-            say(f"the pictures of the report could not be made ({reason}); its numbers are in {relative(folder)}")
+            print_line(f"the report has no pictures ({reason}); its numbers are in {relative(folder)}")
 
     def _show(self, trainer: Trainer, results: Results, loss: float, folder: Path, names: list[str]) -> None:
         from litengine.report import page, tracker
 
-        arrays = trainer.datamodule.part("test").arrays  # type: ignore[attr-defined]
+        arrays = trainer.datamodule.subset("test").arrays  # type: ignore[attr-defined]
 
         def image(place: int) -> Tensor:
             pixels: Tensor = arrays.images[self._indices[place]]
@@ -110,7 +110,7 @@ class WriteReport(Callback):
             _settings(trainer, folder.parent),
         )
         write_whole(folder / "index.html", html.encode("utf-8", "replace"))
-        say(f"report: {relative(folder / 'index.html')}")
+        print_line(f"report: {relative(folder / 'index.html')}")
         for logger in trainer.loggers:
             tracker.log_report(logger, results, image, names, trainer.global_step)
 
@@ -120,7 +120,8 @@ class WriteReport(Callback):
             "command": shlex.join(self.command),
             "checkpoint": relative(Path(trainer.ckpt_path).resolve()) if trainer.ckpt_path else "",
             "data": f"{type(data.source).__name__}, {len(results.labels):,} test images",
-            "tested": f"{datetime.now():%Y-%m-%d %H:%M}, litcnn {__version__}",
+            "tested": f"{datetime.now():%Y-%m-%d %H:%M}",
+            "version": f"{project.package()} {project.version()}, litengine {__version__}",
         }
         return {name: fact for name, fact in facts.items() if fact}
 

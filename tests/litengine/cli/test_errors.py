@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from litengine.cli import errors, main
+from litcnn.__main__ import main
+from litengine.cli import errors
 
 CALLBACK = "trainer:\n  callbacks:\n  - class_path: lightning.pytorch.callbacks."
 SGD = "model:\n  optimizer:\n    class_path: torch.optim.SGD\n    init_args:\n      "

@@ -7,9 +7,9 @@ from helpers import FakeSource
 from PIL import Image
 
 from litcnn.data import ImageData
+from litengine.cli.prepare_data import prepare
 from litengine.data import ImageFolder, Stream
 from litengine.data.sources import records
-from litengine.cli.prepare_data import prepare
 
 
 def said(capsys) -> list[str]:
@@ -57,7 +57,7 @@ def test_it_writes_a_stream_with_the_splits_of_the_data(capsys):
     ]
     assert said(capsys) == lines
     labels = Stream("deep/er/stream").load("val").labels
-    part = data.part("val")
+    part = data.subset("val")
     assert labels.tolist() == part.arrays.labels[part.indices].tolist()
     prepare(data, "deep/er/stream")
     assert said(capsys) == [lines[0], lines[1].replace("… s", "there already"), lines[2]]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from litengine.cli import main
+from litcnn.__main__ import main
 
 
 def test_without_gradio_it_says_how_to_get_it(
@@ -19,5 +19,7 @@ def test_without_gradio_it_says_how_to_get_it(
 
 
 def test_its_help_waits_for_nothing_slow() -> None:
-    program = "import sys, litengine.demo; print([name for name in ('torch', 'gradio', 'numpy') if name in sys.modules])"
+    program = (
+        "import sys, litengine.demo; print([name for name in ('torch', 'gradio', 'numpy') if name in sys.modules])"
+    )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

@@ -20,13 +20,13 @@ from PIL.PngImagePlugin import PngImageFile
 from torch import nn
 
 from litcnn.model import ImageClassifier
+from litcnn.networks import CNN
 from litengine.data import Digits
 from litengine.demo import page as page_module
 from litengine.demo.examples import save_examples
 from litengine.demo.page import CSS, describe, make_page
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
 from litengine.inference.predictor import Predictor
-from litcnn.networks import CNN
 from litengine.inference.saliency import saliency
 
 pytest.importorskip("gradio")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from litengine.demo.server import Gate, MAX_REQUEST, MAX_UPLOAD, find_port, is_seen_by_others
+from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, is_seen_by_others
 
 
 def test_the_next_free_port_where_none_was_asked_for() -> None:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 import litcnn
-from litengine import views as tta
 from litcnn.model import ImageClassifier
+from litcnn.networks import CNN
+from litengine import views as tta
 from litengine.data import Digits
 from litengine.export import export, formats
-from litcnn.networks import CNN
 
 DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}

@@ -20,10 +20,10 @@ from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
 import litcnn
 from litcnn import Prediction, Predictor
-from litcnn.model import ImageClassifier
 from litcnn.data import ImageData
-from litengine.inference.predictor import _best_device
+from litcnn.model import ImageClassifier
 from litcnn.networks import CNN
+from litengine.inference.predictor import _best_device
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZE = 8

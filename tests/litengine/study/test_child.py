@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from litengine.training.run_directory import read_state
 from litengine.study import child, locks
 from litengine.study.child import Child, environment, reason, seconds_of
+from litengine.training.run_directory import read_state
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_fit.py"))]
 

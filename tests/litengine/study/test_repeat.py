@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from litengine.training.run_directory import read_state
 from litengine.study import locks
+from litengine.training.run_directory import read_state
 
 FOLDS = ["--folds", "3"]
 SLOW = ["--model.pause", "0.3"]

@@ -13,10 +13,10 @@ import optuna
 import pytest
 import yaml
 
-from litengine.training.run_directory import read_state
 from litengine.study import locks, storage
 from litengine.study.outcome import short_names
 from litengine.study.search import Search
+from litengine.training.run_directory import read_state
 
 SPACE = {
     "method": "bayes",

@@ -12,12 +12,12 @@ from lightning.pytorch.loggers import Logger
 from PIL import Image
 from torch import nn
 
-from litengine.training import BatchPicture, Checkpoints
-from litengine.training.exact_resume import random_state
-from litcnn.model import ImageClassifier
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
 from litengine.report import pictures
+from litengine.training import BatchPicture, Checkpoints
+from litengine.training.exact_resume import random_state
 
 PICTURE = Path("augmented_batch.png")
 

@@ -22,10 +22,10 @@ from helpers import FakeSource, fit, trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
 
+from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
 from litengine.training import checkpoint_files as checkpoint
 from litengine.training.checkpoint_files import CheckpointFiles, newest_intact, read, save
-from litcnn.model import ImageClassifier
-from litcnn.data import ImageData
 
 LAST, PREVIOUS, BEST = Path("c/last.ckpt"), Path("c/previous.ckpt"), Path("c/best.ckpt")
 

@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningModule
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
-from litengine.training import Checkpoints
-from litcnn.model import ImageClassifier
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
+from litengine.training import Checkpoints
 
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 

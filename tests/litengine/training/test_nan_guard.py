@@ -11,12 +11,12 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
-from litengine.training import Checkpoints
-from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
-from litcnn.model import ImageClassifier
-from litengine.cli import errors
 from litcnn.augment import RandomFlip
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
+from litengine.cli import errors
+from litengine.training import Checkpoints
+from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
 
 ADAM = functools.partial(torch.optim.Adam, lr=0.02)
 TROUBLE = Path("trouble")

@@ -8,8 +8,8 @@ from helpers import FakeSource, trainer
 from lightning.pytorch import Callback
 from torch import nn
 
-from litcnn.model import ImageClassifier
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
 from litengine.training.rate_test import Curve, RateRangeTest
 
 

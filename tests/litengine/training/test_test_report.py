@@ -16,14 +16,14 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import nn
 from wandb_file import WandbFile, find
 
-from litengine.training import WriteReport
-from litengine.training.test_report import in_order
-from litcnn.model import ImageClassifier
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
 from litengine.data import Arrays
 from litengine.data.loader import BatchLoader
 from litengine.loggers import Wandb
 from litengine.report import page
+from litengine.training import WriteReport
+from litengine.training.test_report import in_order
 
 REPORT = Path("report")
 
@@ -65,7 +65,7 @@ def test_the_report_is_that_of_the_test():
     assert metrics == pytest.approx(logged)
     rows = predictions()
     labels, predicted = ([row[column] for row in rows] for column in ("label", "prediction"))
-    arrays, _ = images.part("test")
+    arrays, _ = images.subset("test")
     assert labels == [images.class_names[label] for label in arrays.labels]
     assert [row["image"] for row in rows] == [str(place) for place in range(48)]
     assert metrics["test/acc"] == pytest.approx(accuracy_score(labels, predicted))

@@ -24,7 +24,7 @@ def test_a_stream_holds_what_was_written():
     source.prepare()
     assert source.class_names == ["a", "b", "c"] and source.image_shape == (3, 8, 8)
     for split, size in {"train": 84, "val": 21, "test": 15}.items():
-        part, arrays = data.part(split), source.load(split)
+        part, arrays = data.subset(split), source.load(split)
         assert arrays.images.shape == (size, 3, 8, 8) and arrays.labels.dtype == torch.int64
         images, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
         assert as_rows(everything(arrays), arrays.labels) == as_rows(images, labels)
@@ -35,7 +35,7 @@ def test_a_stream_holds_what_was_written():
 
 def test_training_images_are_shuffled_once_for_all():
     sorted_by_class = data_of(train=(100, 100, 100), val_fraction=0)
-    arrays = sorted_by_class.part("train").arrays
+    arrays = sorted_by_class.subset("train").arrays
     order = torch.argsort(arrays.labels)
     arrays.images.copy_(arrays.images[order]), arrays.labels.copy_(arrays.labels[order])
     write(sorted_by_class)
@@ -50,7 +50,7 @@ def test_splits_that_are_not_there():
     source = Stream("stream")
     assert source.load("val") is None and source.load("test") is None
     cut = ImageData(source, val_fraction=0.2)  # then they are cut as ever
-    assert len(cut.part("val").indices) == 21 and len(cut.part("train").indices) == 84
+    assert len(cut.subset("val").indices) == 21 and len(cut.subset("train").indices) == 84
 
 
 def test_statistics_are_known_and_nothing_is_read_for_them(monkeypatch):

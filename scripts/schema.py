@@ -20,10 +20,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor
 
-from litengine import training as callbacks
-from litcnn.model import ImageClassifier
-from litengine.cli.trainer import CLI
 from litcnn.data import ImageData
+from litcnn.model import ImageClassifier
+from litengine import training as callbacks
+from litengine.cli.trainer import CLI
 
 GROUPS: dict[str, type] = {
     "trainer": Trainer,

@@ -1,0 +1,79 @@
+"""What an augmentation is, and the random numbers that it may use."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Draw:
+    """The random numbers of one batch: a function of (seed, epoch, batch) alone, never of global state.
+
+    Numbers are drawn for the whole global batch and cut to the slice of this process, so that 1, 2 or 8 processes see
+    the same images with the same changes. They are drawn on the CPU, so that they are the same on every device.
+
+    Attributes:
+        seed, epoch, batch: the position in training.
+        size: images in the global batch.
+        slice: the images of it that this process holds.
+        indices: int64 (n,), the position in the dataset of each image that this process holds.
+        device: the device of the images.
+    """
+
+    seed: int
+    epoch: int
+    batch: int
+    size: int
+    slice: slice
+    indices: np.ndarray
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        self._generator = np.random.default_rng((self.seed, self.epoch, self.batch))
+        self._streams = np.random.SeedSequence(self.seed)
+
+    def integers(self, low: int, high: int) -> Tensor:
+        """int64 (n,), uniform in low..high, both included; new numbers at each call."""
+        numbers = self._generator.integers(low, high, size=self.size, endpoint=True)
+        return self._to_device(numbers[self.slice])
+
+    def per_image(self, low: int, high: int) -> Tensor:
+        """int64 (n,), uniform in low..high, both included; new numbers at each call.
+
+        They are a function of the seed and the image's position in the dataset alone: an image has the same number in
+        every epoch and batch.
+        """
+        (stream,) = self._streams.spawn(1)
+        bits = splitmix64(stream.generate_state(1, np.uint64), self.indices)
+        return self._to_device(low + (bits % np.uint64(high - low + 1)).astype(np.int64))
+
+    def _to_device(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device, non_blocking=True)
+
+
+def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Random numbers of a sequence, each computed from its position alone (Steele, Lea and Flood 2014, SplitMix64).
+
+    Args:
+        seed: uint64 (1,).
+        position: int64 (n,), positions in the sequence; the first is 0.
+
+    Returns: uint64 (n,), uniform over all its values.
+    """
+    bits: np.ndarray = seed + (position.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits ^= bits >> np.uint64(31)
+    return bits
+
+
+class Augment(ABC):
+    """A random change to a batch of images. It keeps no state between calls: a background thread may make the calls,
+    and any batch may be asked for again."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        """uint8 (N, C, H, W) to the same, on the same device, in new memory; random numbers come from `draw` only."""

@@ -1,0 +1,305 @@
+"""ClassifierModule: the base class of the project's model."""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from litengine.data import BatchLoader, Split
+from litengine.datamodule import ClassificationData
+from litengine.distributed import reduced, share
+from litengine.normalize import Normalize
+from litengine.optim import check_length, make_schedule
+from litengine.training.checkpoint_files import check_same_network
+from litengine.views import TTA, average
+
+INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
+LISTED = 10  # class names in a message
+
+
+class ClassifierModule(LightningModule):
+    """Base class of the project's model: checkpoints, exact resume, several processes and logging.
+
+    The contract of a subclass:
+
+    - `__init__` passes network, tta, channels_last and compile to this class; its other arguments are free.
+    - A batch is images (N, C, H, W), uint8, and labels (N,), int64. `self.normalize(images)` is the network's input.
+    - `training_step` returns the mean loss over its images. Each step calls `self.count(split, loss, logits, labels)`.
+    - `validation_step` and `test_step` call `self.infer(images)` and return probabilities (N, classes).
+    - `configure_metrics` returns a MetricCollection; validation and test log all of it. `self.class_names` is known.
+    - `configure_optimizers` is Lightning's; `self.with_schedule(optimizer, factory)` makes a schedule of the right
+      length that resumes exactly.
+    - Prediction and export run `network` on normalised images, and nothing else of the subclass.
+    - Hooks that this class defines call `super()` when overridden; state of the subclass belongs into
+      `on_save_checkpoint` and `on_load_checkpoint`, as plain data and tensors.
+
+    Args:
+        network: maps float images (N, C, H, W) to logits (N, classes). If it has a method `initialize(images)`, that
+            gets up to 5,000 normalised training images before training.
+        tta: test-time augmentation in test, predict, export and demo (see `litengine.views`).
+        channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
+        compile: compile the network with `torch.compile`, in place: checkpoints are the same.
+    """
+
+    default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
+
+    def __init__(
+        self, network: nn.Module, tta: TTA = "none", channels_last: bool = True, compile: bool = False
+    ) -> None:
+        super().__init__()
+        self.normalize = Normalize(channels_last)
+        self.network = network
+        self.tta: TTA = tta
+        self.class_names: list[str] = []
+        self.image_shape: tuple[int, ...] = ()
+        self.metrics = nn.ModuleDict()
+        self._compile = compile
+        self._sums: dict[str, Tensor] = {}  # of each split: loss, correct predictions, images
+        self._counts_batch = True
+        self._share: Tensor | float = 1.0
+        self._statistics_given = False
+        self._plateau: ReduceLROnPlateau | None = None
+        self._plateau_state: dict[str, Any] | None = None
+        self._schedule_states: list[dict[str, Any]] = []
+        self._epochs: int | None = None  # of the fit, if the schedule needs it
+        self._rate = 0.0
+
+    # What a project overrides or calls
+
+    def configure_metrics(self) -> MetricCollection:
+        """Metrics of logits (N, classes) and labels (N,), logged for validation and test under `val/` and `test/`."""
+        return MetricCollection({"acc": MulticlassAccuracy(len(self.class_names), average="micro")})
+
+    def infer(self, images: Tensor, tta: TTA | None = None) -> Tensor:
+        """Logits (N, classes) of images (N, C, H, W), averaged over the views of `tta`, by default those of the model.
+
+        With several processes a small last batch may leave a process without images (N = 0), which many networks
+        cannot take.
+        """
+        if not len(images):
+            return self.infer(images.new_zeros(1, *images.shape[1:]), tta)[:0]
+        return average(self.network, self.normalize(images), self.tta if tta is None else tta)
+
+    def count(self, split: Split, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch to the metrics of a split. Nothing is read from the device between two log steps.
+
+        Args:
+            loss: the mean over the batch.
+            logits: (N, classes).
+            labels: int64 (N,).
+        """
+        loss, logits, images = loss.detach(), logits.detach(), len(labels)
+        correct = (logits.argmax(1) == labels).sum()
+        batch = torch.stack([loss.float() * images, correct.float(), torch.full_like(correct, images).float()])
+        if self._counts_batch and images:
+            self._sums[split] += batch
+            if split in self.metrics:
+                self._collection(split).update(logits.float(), labels)
+            if split == "test":
+                self._class_accuracy.update(logits, labels)
+        if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss_sum, correct, images_of_all = reduced(batch, "sum")
+            values = {"train/loss_step": loss_sum / images_of_all, "train/acc_step": correct / images_of_all}
+            self.log_dict(values, prog_bar=True, logger=False)
+            self._record({**values, "lr_step": self._rate}, self.global_step)
+
+    def with_schedule(
+        self, optimizer: Optimizer, factory: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None
+    ) -> Any:
+        """What `configure_optimizers` returns: the optimizer with the schedule that `factory(optimizer)` makes.
+
+        A missing `total_steps`, `T_max` or `total_epochs` becomes the length of the fit. Schedules with `total_steps`
+        move every step, others every epoch. ReduceLROnPlateau watches `val/loss`.
+        """
+        if factory is None:
+            return optimizer
+        schedule, interval = make_schedule(
+            factory,
+            optimizer,
+            steps=lambda: int(self.trainer.estimated_stepping_batches),
+            epochs=self._epochs_of_fit,
+        )
+        self._restore(schedule)
+        if isinstance(schedule, ReduceLROnPlateau):
+            # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
+            self._plateau = schedule
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+
+    # Start
+
+    def setup(self, stage: str) -> None:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, ClassificationData):
+            raise ValueError(f"{type(self).__name__} needs the classes of the data: pass a data module of the project")
+        self.class_names = data.class_names
+        self.image_shape = data.image_shape
+        self._statistics_given = data.mean is not None
+        if stage == "fit" or self._statistics_given:
+            self.normalize.set(*data.statistics())
+        if self.normalize.channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        self._check_network()
+        if stage == "fit" and hasattr(self.network, "initialize"):
+            images = data.first_images(INITIAL_IMAGES, self.trainer.strategy.root_device)
+            initialize: Any = self.network.initialize
+            initialize(self.normalize(images))
+        if self._compile:
+            self.network.compile()
+            self._compile = False  # `setup` runs again for a test after a fit
+        metrics = self.configure_metrics()
+        for split in ("val", "test"):
+            self.metrics[split] = metrics.clone(prefix=f"{split}/")
+        self._class_accuracy = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
+        device = self.trainer.strategy.root_device
+        self._sums = {split: torch.zeros(3, device=device) for split in ("train", "val", "test")}
+
+    def _check_network(self) -> None:
+        """Raises ValueError if the network does not map two images to as many logits as there are classes."""
+        mode = self.network.training
+        with torch.random.fork_rng(), torch.no_grad():
+            logits = self.network.eval()(self.normalize(torch.zeros(2, *self.image_shape, dtype=torch.uint8)))
+        self.network.train(mode)
+        if logits.shape != (2, len(self.class_names)):
+            raise ValueError(
+                f"the network gives logits of shape {list(logits.shape)} for 2 images, but the data has "
+                f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
+                "(or dict_kwargs, for a function that takes any argument)"
+            )
+
+    def _epochs_of_fit(self) -> int:
+        self._epochs = self.trainer.max_epochs
+        if self._epochs is None or self._epochs < 0:  # max_steps is given
+            batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+            self._epochs = math.ceil(batches / self.trainer.num_training_batches)
+        return self._epochs
+
+    def on_train_start(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if self._epochs is not None and hasattr(config.scheduler, "T_max"):
+                config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
+
+    # Every step
+
+    def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        labels = batch[1]
+        self._share = share(len(labels), labels.device)
+        # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
+        self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        loader = self.trainer.train_dataloader
+        # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
+        repeated = isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
+        self._counts_batch = self.trainer.is_global_zero or not repeated
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        # DDP averages the gradients of the processes; their slices of the global batch may differ in size.
+        super().backward(loss * (self._share * self.trainer.world_size), *args, **kwargs)
+
+    # Every epoch
+
+    def on_train_epoch_end(self) -> None:
+        values: dict[str, Any] = {**self._loss_and_accuracy("train"), "lr": self._rate}
+        self.log_dict(values, logger=False, sync_dist=True)
+        self._record(values, self.global_step - 1)
+
+    def on_validation_epoch_end(self) -> None:
+        self._counts_batch = True
+        values = self._values("val")
+        self.log_dict(values, prog_bar=True, sync_dist=True)
+        # `trainer.training` is False in a fit's validation too
+        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._plateau.step(values["val/loss"])
+
+    def on_validation_epoch_start(self) -> None:
+        self._counts_batch = True
+
+    def on_test_epoch_start(self) -> None:
+        self._counts_batch = True
+
+    def on_test_epoch_end(self) -> None:
+        per_class = self._class_accuracy.compute()
+        self._class_accuracy.reset()
+        self.log_dict({f"test/acc/{n}": v for n, v in zip(self.class_names, per_class, strict=True)}, sync_dist=True)
+        self.log_dict(self._values("test"), sync_dist=True)
+
+    def _loss_and_accuracy(self, split: Split) -> dict[str, Tensor]:
+        loss, correct, images = reduced(self._sums[split], "sum").clone()
+        self._sums[split].zero_()
+        return {f"{split}/loss": loss / images, f"{split}/acc": correct / images}
+
+    def _values(self, split: Split) -> dict[str, Tensor]:
+        """Loss and all metrics of a split. A metric with a value for each class has one name for each."""
+        values = {f"{split}/loss": self._loss_and_accuracy(split)[f"{split}/loss"]}
+        collection = self._collection(split)
+        for name, value in collection.compute().items():
+            if value.ndim == 0:
+                values[name] = value
+            else:
+                values |= {f"{name}/{label}": each for label, each in zip(self.class_names, value, strict=True)}
+        collection.reset()
+        return values
+
+    def _collection(self, split: Split) -> MetricCollection:
+        found = self.metrics[split]
+        assert isinstance(found, MetricCollection)
+        return found
+
+    def _record(self, values: dict[str, Any], step: int) -> None:
+        """Hands training metrics to the loggers at once. Lightning hands them over after the checkpoint of the same
+        step is written: a run that is killed in between, and resumed, would lack them."""
+        numbers = {name: float(value) for name, value in values.items()}
+        for logger in self.loggers:
+            logger.log_metrics({**numbers, "epoch": self.current_epoch}, step)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["data"] = {
+            "class_names": list(self.class_names),
+            "image_shape": list(self.image_shape),
+            "mean": self.normalize.mean.flatten().tolist(),
+            "std": self.normalize.std.flatten().tolist(),
+            "tta": self.tta,
+            "channels_last": self.normalize.channels_last,
+        }
+        checkpoint["train_sums"] = reduced(self._sums["train"], "sum")  # the epoch may be unfinished
+        checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
+        if self._plateau is not None:
+            checkpoint["plateau"] = self._plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        data = checkpoint["data"]
+        if self.class_names and data["class_names"] != self.class_names:
+            raise ValueError(
+                f"the checkpoint knows the classes {_shortened(data['class_names'])}, but the data has "
+                f"{_shortened(self.class_names)}: use data with the same classes, in the same order"
+            )
+        check_same_network(self.state_dict(), checkpoint["state_dict"])
+        if not self._statistics_given:
+            self.normalize.set(data["mean"], data["std"])
+        if self._sums and self.trainer.is_global_zero:
+            self._sums["train"].copy_(checkpoint["train_sums"])
+        self._rate = checkpoint["rate"]
+        self._plateau_state = checkpoint.get("plateau")
+        self._schedule_states = checkpoint["lr_schedulers"]
+
+    def _restore(self, schedule: LRScheduler | ReduceLROnPlateau) -> None:
+        """Restores a plateau schedule from the checkpoint. Lightning restores the others; only their length is
+        checked here."""
+        if not isinstance(schedule, ReduceLROnPlateau):
+            for state in self._schedule_states:
+                check_length(schedule, state)
+        elif self._plateau_state is not None:
+            schedule.load_state_dict(self._plateau_state)
+
+
+def _shortened(names: list[str]) -> str:
+    listed = ", ".join(names[:LISTED])
+    return f"{listed}, … ({len(names)} in all)" if len(names) > LISTED else listed
