@@ -12,10 +12,11 @@ from pathlib import Path
 import yaml
 
 from litengine import project
+from litengine.files import relative
 from litengine.study import locks
 from litengine.study.results import read_epochs, read_test
 from litengine.study.tables import print_text
-from litengine.training.run_directory import read_state, relative, runs_in
+from litengine.training.run_directory import read_state, runs_in
 
 LINES = 15  # of a failed run's output that are shown
 

@@ -9,7 +9,7 @@ def take(path: Path) -> int | None:
     """Locks a file; makes the file and its folder if needed.
 
     Returns:
-        The file descriptor, or None if another process has the lock. The lock lasts until the descriptor is closed, here
+        The file descriptor, or None if another process has the lock. The lock lasts until the descriptor is closed here
         and in every process that inherited it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

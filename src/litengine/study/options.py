@@ -67,9 +67,7 @@ def parse(args: list[str]) -> Options:
     varied.add_argument("--seeds", type=parse_seeds, metavar="A..B", help="One run per seed: 0..4, or 0,3,7.")
     varied.add_argument("--space", metavar="FILE", help="Search: the settings to try, such as configs/sweep.yaml.")
     parser.add_argument("--trials", type=_at_least(1), metavar="N", help="Runs of the search, finished ones included.")
-    storage = (
-        "Where several machines share a search: sqlite:///FILE, postgresql://…, or journal:FILE on a network disk."
-    )
+    storage = "Shares a search between machines: sqlite:///FILE, postgresql://…, or journal:FILE on a network disk."
     parser.add_argument("--storage", metavar="URL", help=f"{storage} Default: optuna.db in the study's directory.")
     parser.add_argument("--workers", type=_at_least(1), default=1, metavar="N", help="Runs at the same time (1).")
     parser.add_argument("--name", help="Name of the study; by default made from the config's name.")

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from litengine.files import relative
 from litengine.study.child import Child
 from litengine.study.options import Options
 from litengine.study.results import read_result
 from litengine.study.settings import directory_of, record, recordable, resolve
 from litengine.study.tables import Row, print_table, print_text, write_csv
 from litengine.study.workers import Workers
-from litengine.training.run_directory import relative
 
 NOTES = {
     "folds": "The folds differ in the images held out for validation. They share most of their training images, so the "

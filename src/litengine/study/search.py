@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litengine.files import link, relative
 from litengine.study import locks
 from litengine.study.child import Child
 from litengine.study.options import Options, option_names
@@ -15,7 +16,6 @@ from litengine.study.results import read_epochs, read_result
 from litengine.study.settings import check_same, directory_of, recordable, resolve
 from litengine.study.tables import print_text
 from litengine.study.workers import Workers
-from litengine.training.run_directory import link, relative
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
+from litengine.files import relative
 from litengine.study.pictures import save_search
 from litengine.study.results import read_test
 from litengine.study.space import Space, as_flag
 from litengine.study.tables import Row, print_table, print_text, short_names, write_csv
-from litengine.training.run_directory import relative
 
 if TYPE_CHECKING:
     from optuna import Study

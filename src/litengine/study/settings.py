@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from litengine import project
+from litengine.files import relative, write_whole
 from litengine.study import child
 from litengine.study.options import Options
-from litengine.training.run_directory import relative, write_whole
 
 # Settings that may differ when a study continues: they do not change results
 FREE = ("name", "runs", "trust", "test_after_fit", "resume", "ckpt_path")

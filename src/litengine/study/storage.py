@@ -10,7 +10,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError
 
-from litengine.training.run_directory import relative
+from litengine.files import relative
 
 TIMEOUT = 30.0  # seconds to wait for a locked SQLite file
 SQLITE, JOURNAL = "sqlite:///", "journal:"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from litengine.training.run_directory import write_whole
+from litengine.files import write_whole
 
 Row = dict[str, Any]  # column -> value; a missing value, None and NaN give an empty cell
 

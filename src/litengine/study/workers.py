@@ -44,7 +44,7 @@ class Workers(Generic[AnyChild]):
                 signal.signal(number, handler)
 
     def run(
-        self, next_child: Callable[[], AnyChild | None], watch: Callable[[AnyChild], None] = lambda child: None
+        self, next_child: Callable[[], AnyChild | None], watch: Callable[[AnyChild], None] | None = None
     ) -> Iterator[AnyChild]:
         """Yields every child that has ended, until there are no more.
 
@@ -66,7 +66,8 @@ class Workers(Generic[AnyChild]):
                     return
                 for slot, child in list(self._active.items()):
                     code = child.poll()
-                    watch(child)
+                    if watch:
+                        watch(child)
                     if code is not None:
                         del self._active[slot]
                         yield child
@@ -85,7 +86,7 @@ class Workers(Generic[AnyChild]):
 
 
 def share(gpus: list[str], slot: int, number: int) -> str | None:
-    """CUDA_VISIBLE_DEVICES of one of `number` workers: every `number`th GPU, or one that it shares; None without GPUs."""
+    """CUDA_VISIBLE_DEVICES of one of `number` workers: every `number`th GPU, or a shared one; None without GPUs."""
     return ",".join(gpus[slot::number] or [gpus[slot % len(gpus)]]) if gpus else None
 
 
