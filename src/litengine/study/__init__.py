@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from importlib.util import find_spec
 
 
 def run_verb(args: list[str]) -> None:
@@ -19,8 +20,10 @@ def run_verb(args: list[str]) -> None:
     options = parse(args[1:])
     if options.space is None:
         from litengine.study.repeat import repeat as run_study
-    else:
+    elif find_spec("optuna"):
         from litengine.study.search import search as run_study
+    else:
+        raise ValueError("a search needs Optuna: pip install -e '.[study]'")
     if (stopped_by := run_study(options)) is not None:
         print(f"stopped; go on with: python main.py {shlex.join(args)}")
         sys.exit(128 + stopped_by)

@@ -4,24 +4,24 @@ import itertools
 import math
 import os
 import zlib
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from litengine.files import link, relative
 from litengine.study import locks
 from litengine.study.child import Child
 from litengine.study.options import Options, option_names
 from litengine.study.results import read_epochs, read_result
+from litengine.study.search_report import best_run, report
 from litengine.study.settings import check_same, directory_of, recordable, resolve
+from litengine.study.space import Space, as_flag, read_space
+from litengine.study.storage import explained, open_storage
 from litengine.study.tables import print_text
 from litengine.study.workers import Workers
-
-if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-    from optuna.trial import FrozenTrial, Trial
-
-    from litengine.study.space import Space
 
 STARTUP_TRIALS = 5  # finished before any trial is stopped early
 FAILURES = 3  # in a row end the search: the settings are not the cause then
@@ -38,14 +38,6 @@ def search(options: Options) -> int | None:
         ValueError: if fit refuses the settings, the search that was begun has other settings, the storage cannot be
             used, or trials fail one after the other.
     """
-    if not find_spec("optuna"):
-        raise ValueError("a search needs Optuna: pip install -e '.[study]'")
-    import optuna
-
-    from litengine.study.search_report import best_run, report
-    from litengine.study.space import as_flag, read_space
-    from litengine.study.storage import explained
-
     assert options.space is not None
     space = read_space(options.space)
     if given := {*option_names(options.fit)} & {*space.varied, *space.fixed}:
@@ -53,11 +45,11 @@ def search(options: Options) -> int | None:
     if options.trials is None and space.method != "grid":
         raise ValueError("a search needs the number of its runs: --trials 20")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    example = space.suggest(optuna.create_study().ask())
+    example = space.suggest(optuna.create_study(sampler=RandomSampler(0)).ask())
     settings = resolve([*options.fit, *(as_flag(key, value) for key, value in example.items())])
     directory = directory_of(options, settings, Path(options.space).stem)
-    url = options.storage or f"sqlite:///{directory / 'optuna.db'}"
     directory.mkdir(parents=True, exist_ok=True)
+    url = options.storage or f"sqlite:///{directory / 'optuna.db'}"
     with explained(url):
         found = Search(options, directory, settings, space, url)
         stopped_by = found.run()
@@ -75,14 +67,13 @@ class TrialRun(Child):
     """The run of a trial.
 
     Args:
-        folder: as for Child.
-        fit: as for Child.
+        folder, fit: as for Child.
         trial: Optuna's.
-        owner: descriptor of the lock that says which study process works on the trial.
+        owner: descriptor of the lock of the study process that works on the trial.
         reported: epochs that Optuna knows, counted from 0.
     """
 
-    def __init__(self, folder: Path, fit: list[str], trial: "Trial", owner: int, reported: set[int]) -> None:
+    def __init__(self, folder: Path, fit: list[str], trial: Trial, owner: int, reported: set[int]) -> None:
         super().__init__(folder, fit, test=False)
         self.trial = trial
         self.owner = owner
@@ -95,152 +86,127 @@ class Search:
 
     A trial of a study that was stopped or killed stays `running` in the storage; the next study in the same directory
     resumes it.
-
-    Args:
-        options: of the command line.
-        directory: of the study; its name is the study's name in the storage.
-        settings: those that all trials share.
-        space: what is varied.
-        url: of the storage.
     """
 
-    def __init__(self, options: Options, directory: Path, settings: dict[str, Any], space: "Space", url: str) -> None:
-        import optuna
-
-        from litengine.study.storage import open_storage
-
+    def __init__(self, options: Options, directory: Path, settings: dict[str, Any], space: Space, url: str) -> None:
         self.options = options
-        self.directory = directory
+        self.directory = directory  # its name is the study's name in the storage
         self.space = space
         self.seed = settings["seed_everything"]
-        self.grid = [*itertools.product(*space.candidates())] if space.method == "grid" else []
-        self.wanted = min(options.trials or len(self.grid), len(self.grid) or math.inf)
+        self.grid = [*itertools.product(*space.candidates().values())] if space.method == "grid" else []
+        self.wanted = min(number for number in (options.trials, len(self.grid)) if number)
         self.storage = open_storage(url)
-        epochs = settings["trainer"]["max_epochs"] or 0
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=directory.name,
             direction="maximize" if space.mode == "max" else "minimize",
-            pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=max(1, epochs // 4)),
+            pruner=optuna.pruners.MedianPruner(
+                STARTUP_TRIALS, n_warmup_steps=max(1, (settings["trainer"]["max_epochs"] or 0) // 4)
+            ),
             load_if_exists=True,
         )
         now = recordable({"space": space.record()}, settings)
-        check_same(self.study.user_attrs.get("recorded", now), now, f"the search {directory.name}")
+        check_same(self.study.user_attrs.get("recorded", now), now, f"the storage of {directory.name}")
         self.study.set_user_attr("recorded", now)
-        self.workers: Workers[TrialRun] = Workers(options.workers)
         self.failures: list[str] = []  # in a row
         self.left = self._left_behind()
 
     def run(self) -> int | None:
-        """Runs all trials that are left, and returns the signal that stopped the search; None if all are done.
-
-        Raises:
-            ValueError: if trials fail one after the other.
-        """
+        """Runs all trials that are left, and returns the signal that stopped the search; None if all are done."""
         if there := len(self.counted()) - len(self.left):
             print_text(f"{there} of {self.wanted} trials are done or taken already")
-        with self.workers as workers:
+        with Workers[TrialRun](self.options.workers) as workers:
             for run in workers.run(self._next_run, self._watch):
                 self._ended(run)
         if len(self.failures) >= FAILURES:
             raise ValueError(f"{FAILURES} trials in a row failed, the last one: {self.failures[-1]}")
         return workers.stopped_by
 
-    def counted(self) -> "list[FrozenTrial]":
-        """All trials of all machines."""
+    def counted(self) -> list[FrozenTrial]:
+        """The trials of all machines."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
 
     def _left_behind(self) -> list[TrialRun]:
         """Trials that a study in this directory had not finished when it ended."""
-        from optuna.trial import Trial, TrialState
-
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
         left = []
         for known in self.counted():
-            owner = self.directory / f"trial-{known.number}" / "owner"
+            owner = self._folder(known) / "owner"
             if known.state == TrialState.RUNNING and owner.is_file() and (lock := locks.take(owner)) is not None:
                 trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
                 left.append(self._run_of(Trial(self.study, trial_id), lock, {*known.intermediate_values}))
         return left
 
     def _next_run(self) -> TrialRun | None:
+        """The next trial; None if there are as many as wanted on all machines."""
         if len(self.failures) >= FAILURES:
             return None
-        return self.left.pop(0) if self.left else self._new_run()
-
-    def _new_run(self) -> TrialRun | None:
-        """The next trial; None if there are as many as wanted on all machines."""
+        if self.left:
+            return self.left.pop(0)
         if len(self.counted()) >= self.wanted:
             return None
         trial = self.study.ask()
         index = sum(other.number < trial.number for other in self.counted())
         if index >= self.wanted:  # another machine was faster
             trial.set_user_attr(SURPLUS, True)
-            self._tell(trial, "FAIL")
+            self.study.tell(trial, state=TrialState.FAIL)
             return None
-        folder = self.directory / f"trial-{trial.number}"
+        folder = self._folder(trial)
         lock = None if folder.exists() else locks.take(folder / "owner")
         if lock is None:
-            self._tell(trial, "FAIL")
-            raise ValueError(
-                f"{relative(folder)} belongs to another search, not to this storage: choose another --name"
-            )
+            self.study.tell(trial, state=TrialState.FAIL)
+            raise ValueError(f"{relative(folder)} is not of a search in this storage: choose another --name")
         trial.set_user_attr("folder", f"{os.uname().nodename}:{folder}")
         self.study.sampler = self._sampler(trial.number, index)
         return self._run_of(trial, lock, set())
 
-    def _sampler(self, number: int, index: int) -> "BaseSampler":
+    def _sampler(self, number: int, index: int) -> BaseSampler:
         """A sampler seeded by the number of the trial: the same after a restart, another one on every machine."""
-        from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
-
         seed = zlib.crc32(f"{self.seed}/{number}".encode())
-        if self.space.method == "grid":
-            chosen = dict(zip(self.space.varied, self.grid[index], strict=True))
-            return PartialFixedSampler(chosen, RandomSampler(seed))
+        if self.grid:
+            return PartialFixedSampler(dict(zip(self.space.varied, self.grid[index], strict=True)), RandomSampler(seed))
         return TPESampler(seed=seed) if self.space.method == "bayes" else RandomSampler(seed)
 
-    def _run_of(self, trial: "Trial", owner: int, reported: set[int]) -> TrialRun:
-        from litengine.study.space import as_flag
-
+    def _run_of(self, trial: Trial, owner: int, reported: set[int]) -> TrialRun:
         flags = [as_flag(key, value) for key, value in self.space.suggest(trial).items()]
         monitor = [f"--checkpoints.monitor={self.space.metric}", f"--checkpoints.mode={self.space.mode}"]
-        fit = [*self.options.fit, *flags, *monitor]
-        return TrialRun(self.directory / f"trial-{trial.number}", fit, trial, owner, reported)
+        return TrialRun(self._folder(trial), [*self.options.fit, *flags, *monitor], trial, owner, reported)
+
+    def _folder(self, trial: Trial | FrozenTrial) -> Path:
+        return self.directory / f"trial-{trial.number}"
 
     def _watch(self, run: TrialRun) -> None:
         """Reports new epochs of a run to Optuna, and stops the run if the pruner says so."""
         if run.run_dir is None or run.asked_to_stop:
             return
         for index, epoch in enumerate(read_epochs(run.run_dir)):
-            if index in run.reported or self.space.metric not in epoch:
-                continue
-            run.trial.report(epoch[self.space.metric], index)
-            run.reported.add(index)
-            if run.trial.should_prune():
-                run.pruned = True
-                run.stop()
-                return
+            if index not in run.reported and self.space.metric in epoch:
+                run.trial.report(epoch[self.space.metric], index)
+                run.reported.add(index)
+                if run.trial.should_prune():
+                    run.pruned = True
+                    run.stop()
+                    return
 
     def _ended(self, run: TrialRun) -> None:
         run.trial.set_user_attr("seconds", run.seconds())
-        if run.command() is None:
-            self._finished(run)
+        if run.command() is None and run.run_dir:
+            self._finished(run, run.run_dir)
         elif run.pruned:
             run.trial.set_user_attr("epochs", len(run.reported))
-            self._tell(run.trial, "PRUNED")
+            self.study.tell(run.trial, state=TrialState.PRUNED)
             print_text(f"{run.name}: stopped after {len(run.reported)} epochs, below the median of the others")
         elif not run.asked_to_stop:
             self._failed(run, run.why())
         os.close(run.owner)
 
-    def _finished(self, run: TrialRun) -> None:
-        assert run.run_dir is not None
-        result, metric = read_result(run.run_dir), self.space.metric
+    def _finished(self, run: TrialRun, run_dir: Path) -> None:
+        result, metric = read_result(run_dir), self.space.metric
         value = result.metrics.get(metric, math.nan)
         if not math.isfinite(value):
             self._failed(run, f"it has no finite {metric} in any epoch: there are {', '.join(result.metrics)}")
             return
-        facts = {"run": run.run_dir.name, "best_epoch": result.best_epoch, "epochs": result.epochs}
+        facts = {"run": run_dir.name, "best_epoch": result.best_epoch, "epochs": result.epochs}
         for name, fact in facts.items():
             run.trial.set_user_attr(name, fact)
         self.study.tell(run.trial, value)
@@ -248,20 +214,15 @@ class Search:
         print_text(f"{run.name}: {metric} {value:.4f}  (epoch {result.best_epoch} of {result.epochs})")
 
     def _failed(self, run: TrialRun, why: str) -> None:
-        self._tell(run.trial, "FAIL")
+        self.study.tell(run.trial, state=TrialState.FAIL)
         self.failures.append(why)
         print_text(f"{run.name} failed: {why}")
-
-    def _tell(self, trial: "Trial", state: str) -> None:
-        from optuna.trial import TrialState
-
-        self.study.tell(trial, state=TrialState[state])
 
 
 def _test(run_dir: Path, fit: list[str]) -> int | None:
     child = Child(run_dir.parent, fit, test=True)
     waiting = [child]
-    with Workers(1) as workers:
+    with Workers[Child](1) as workers:
         for _ in workers.run(lambda: waiting.pop() if waiting else None):
             if child.command() and not child.asked_to_stop:
                 raise ValueError(f"the test of {child.name} failed: {child.why()}")
