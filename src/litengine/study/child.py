@@ -1,4 +1,4 @@
-"""One run of a study, in its own process: a crash or a memory leak does not reach the other runs."""
+"""One run of a study in its own process, so that a crash does not reach the others."""
 
 import json
 import os
@@ -22,15 +22,9 @@ LINES = 15  # of a failed run's output that are shown
 
 
 class Child:
-    """A run; each call of `poll` starts it or checks it.
+    """A run in `folder`, `<study>/<name of the run>`, with the options `fit`; `test` tests its best checkpoint too.
 
-    A process of an earlier study that was killed may still train this run. It holds a lock as long as it lives, and
-    `poll` waits for it: two processes in one run directory would damage it.
-
-    Args:
-        folder: `<study>/<name of the run>`; fit makes a run directory in it.
-        fit: the options of fit, without those that this class sets (place, resume, test).
-        test: whether to test the best checkpoint too.
+    Each run holds a lock. If another process still trains it, such as one of a study that was killed, `poll` waits.
     """
 
     def __init__(self, folder: Path, fit: list[str], test: bool) -> None:
@@ -136,13 +130,8 @@ class Child:
 
 
 def environment(group: str = "", devices: str | None = None, threads: int | None = None) -> dict[str, str]:
-    """The environment of a run: it finds the same modules as this process.
-
-    Args:
-        group: the run's group in W&B, unless the user set one.
-        devices: CUDA_VISIBLE_DEVICES.
-        threads: OMP_NUM_THREADS, unless the user set it.
-    """
+    """The environment of a run, which finds the same modules as this process. The user's own WANDB_RUN_GROUP and
+    OMP_NUM_THREADS have precedence over `group` and `threads`; `devices` is CUDA_VISIBLE_DEVICES."""
     variables = dict(os.environ)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], variables.get("PYTHONPATH")]))
     variables.pop("WANDB_RUN_ID", None)  # else all runs would be one run of W&B

@@ -1,4 +1,4 @@
-"""The command line of `study`: its own options, and those that it passes on to `fit`."""
+"""The command line of `study`."""
 
 import argparse
 import re
@@ -98,11 +98,7 @@ def option_names(args: list[str]) -> list[str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Parses `0..4`, `0,3,7`, or both as in `0..2,7`.
-
-    Raises:
-        argparse.ArgumentTypeError: for anything else, a descending range, or a repeated seed.
-    """
+    """Parses `0..4`, `0,3,7`, or both as in `0..2,7`; raises argparse.ArgumentTypeError."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\.\.(\d+))?\s*", part)
@@ -119,8 +115,8 @@ def parse_seeds(text: str) -> list[int]:
 
 def _at_least(least: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
-        if (value := int(text)) < least:
-            raise argparse.ArgumentTypeError(f"{value} is too small: give {least} or more")
-        return value
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of {least} or more")
+        return int(text)
 
     return whole_number

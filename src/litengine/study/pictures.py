@@ -44,5 +44,7 @@ def save_search(directory: Path, study: "Study", metric: str, evaluator: "BaseIm
         if evaluator:
             drawn["importances.png"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=metric)
         for name, axes in drawn.items():
-            axes.figure.savefig(directory / name, dpi=150, bbox_inches="tight")
-            pyplot.close(axes.figure)
+            figure = axes.get_figure(root=True)
+            assert figure
+            figure.savefig(directory / name, dpi=150, bbox_inches="tight")
+            pyplot.close(figure)

@@ -22,8 +22,7 @@ NOTES = {
 
 
 class Summary(NamedTuple):
-    """`std` is the sample standard deviation (n - 1), `low` to `high` the 95 % interval of the mean by Student's t. All
-    but the mean are NaN for one value."""
+    """`std` is the sample standard deviation (n - 1), `low` to `high` the 95 % interval of the mean by Student's t."""
 
     mean: float
     std: float
@@ -49,7 +48,7 @@ def repeat(options: Options) -> int | None:
     children = [Child(directory / name, [*options.fit, *own], options.test) for name, own in varied.items()]
     monitor = settings["checkpoints"]["monitor"]
     metrics = [*dict.fromkeys(["val/acc", monitor, "test/acc"])]
-    stopped_by = _train(children, options.workers, metrics)
+    stopped_by = train(children, options.workers, metrics)
     if stopped_by is None:
         _report(directory, [_row(child, metrics) for child in children], metrics, "folds" if options.folds else "seeds")
     return stopped_by
@@ -62,13 +61,18 @@ def run_options(options: Options) -> dict[str, list[str]]:
     return {f"seed-{seed}": [f"--seed_everything={seed}"] for seed in options.seeds or []}
 
 
-def _train(children: list[Child], workers: int, metrics: list[str]) -> int | None:
+def train(children: list[Child], workers: int, metrics: list[str]) -> int | None:
+    """Runs what is left of the children and prints their metrics; returns the signal that stopped it.
+
+    Raises:
+        ValueError: if a run fails.
+    """
     waiting = [child for child in children if child.command()]
     if done := len(children) - len(waiting):
         print_text(f"{done} of {len(children)} runs are done already")
     failed: Child | None = None
     with Workers[Child](workers) as running:
-        for child in running.run(lambda: waiting.pop(0) if waiting else None):
+        for child in running.run(iter(waiting)):
             if child.command() is None:
                 row = _row(child, metrics)
                 values = "  ".join(f"{metric} {row[metric]:.4f}" for metric in metrics if metric in row)
@@ -115,7 +119,7 @@ def _report(directory: Path, rows: list[Row], metrics: list[str], kind: str) -> 
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """The summary of one or more values."""
+    """The summary of one or more values; all but the mean are NaN for one."""
     from scipy import stats
 
     if len(values) == 1:

@@ -12,8 +12,8 @@ Epoch = dict[str, float]  # metric -> value
 
 
 class Result(NamedTuple):
-    """`metrics` are those of the epoch in best.ckpt (of the last epoch without validation), and of the test if there
-    was one. `best_epoch` counts from 1; `epochs` is their number."""
+    """`metrics` are of the epoch in best.ckpt (the last one without validation) and of the test if there was one;
+    `best_epoch` counts from 1."""
 
     run_dir: Path
     metrics: Epoch
@@ -22,10 +22,7 @@ class Result(NamedTuple):
 
 
 def read_result(run_dir: Path) -> Result:
-    """
-    Raises:
-        ValueError: if the run has no metrics.
-    """
+    """Raises a ValueError if the run has no metrics."""
     settings: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
     epochs = read_epochs(run_dir)
     if not epochs:

@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from litengine.files import link, relative
 from litengine.study import locks
 from litengine.study.child import Child
 from litengine.study.options import Options, option_names
-from litengine.study.results import read_epochs, read_result
+from litengine.study.repeat import train
+from litengine.study.results import Result, read_epochs, read_result
 from litengine.study.search_report import best_run, report
 from litengine.study.settings import check_same, directory_of, recordable, resolve
 from litengine.study.space import Space, as_flag, read_space
@@ -57,21 +59,15 @@ def search(options: Options) -> int | None:
     if stopped_by is None and (best := best_run(directory, trials, space)):
         link(best / "checkpoints" / "best.ckpt", "best.ckpt")
         if options.test:
-            stopped_by = _test(best, options.fit)
+            stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
     if stopped_by is None:
         report(directory, space, found.study, trials, options.fit)
     return stopped_by
 
 
 class TrialRun(Child):
-    """The run of a trial.
-
-    Args:
-        folder, fit: as for Child.
-        trial: Optuna's.
-        owner: descriptor of the lock of the study process that works on the trial.
-        reported: epochs that Optuna knows, counted from 0.
-    """
+    """The run of a trial. `owner` is a lock of the study process that works on it; `reported` are the epochs, counted
+    from 0, that Optuna knows."""
 
     def __init__(self, folder: Path, fit: list[str], trial: Trial, owner: int, reported: set[int]) -> None:
         super().__init__(folder, fit, test=False)
@@ -96,69 +92,59 @@ class Search:
         self.grid = [*itertools.product(*space.candidates().values())] if space.method == "grid" else []
         self.wanted = min(number for number in (options.trials, len(self.grid)) if number)
         self.storage = open_storage(url)
+        epochs = settings["trainer"]["max_epochs"] or 0
         self.study = optuna.create_study(
             storage=self.storage,
             study_name=directory.name,
             direction="maximize" if space.mode == "max" else "minimize",
-            pruner=optuna.pruners.MedianPruner(
-                STARTUP_TRIALS, n_warmup_steps=max(1, (settings["trainer"]["max_epochs"] or 0) // 4)
-            ),
+            pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=max(1, epochs // 4)),
             load_if_exists=True,
         )
         now = recordable({"space": space.record()}, settings)
         check_same(self.study.user_attrs.get("recorded", now), now, f"the storage of {directory.name}")
         self.study.set_user_attr("recorded", now)
-        self.failures: list[str] = []  # in a row
-        self.left = self._left_behind()
+        self.failures = 0  # in a row
 
     def run(self) -> int | None:
         """Runs all trials that are left, and returns the signal that stopped the search; None if all are done."""
-        if there := len(self.counted()) - len(self.left):
-            print_text(f"{there} of {self.wanted} trials are done or taken already")
+        if done := sum(trial.state.is_finished() for trial in self.counted()):
+            print_text(f"{done} of {self.wanted} trials are done already")
         with Workers[TrialRun](self.options.workers) as workers:
-            for run in workers.run(self._next_run, self._watch):
+            for run in workers.run(itertools.chain(self._left_behind(), self._new_runs()), self._watch):
                 self._ended(run)
-        if len(self.failures) >= FAILURES:
-            raise ValueError(f"{FAILURES} trials in a row failed, the last one: {self.failures[-1]}")
+                os.close(run.owner)
         return workers.stopped_by
 
     def counted(self) -> list[FrozenTrial]:
         """The trials of all machines."""
         return [trial for trial in self.study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
 
-    def _left_behind(self) -> list[TrialRun]:
+    def _left_behind(self) -> Iterator[TrialRun]:
         """Trials that a study in this directory had not finished when it ended."""
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        left = []
         for known in self.counted():
             owner = self._folder(known) / "owner"
             if known.state == TrialState.RUNNING and owner.is_file() and (lock := locks.take(owner)) is not None:
                 trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
-                left.append(self._run_of(Trial(self.study, trial_id), lock, {*known.intermediate_values}))
-        return left
+                yield self._run_of(Trial(self.study, trial_id), lock, {*known.intermediate_values})
 
-    def _next_run(self) -> TrialRun | None:
-        """The next trial; None if there are as many as wanted on all machines."""
-        if len(self.failures) >= FAILURES:
-            return None
-        if self.left:
-            return self.left.pop(0)
-        if len(self.counted()) >= self.wanted:
-            return None
-        trial = self.study.ask()
-        index = sum(other.number < trial.number for other in self.counted())
-        if index >= self.wanted:  # another machine was faster
-            trial.set_user_attr(SURPLUS, True)
-            self.study.tell(trial, state=TrialState.FAIL)
-            return None
-        folder = self._folder(trial)
-        lock = None if folder.exists() else locks.take(folder / "owner")
-        if lock is None:
-            self.study.tell(trial, state=TrialState.FAIL)
-            raise ValueError(f"{relative(folder)} is not of a search in this storage: choose another --name")
-        trial.set_user_attr("folder", f"{os.uname().nodename}:{folder}")
-        self.study.sampler = self._sampler(trial.number, index)
-        return self._run_of(trial, lock, set())
+    def _new_runs(self) -> Iterator[TrialRun]:
+        """New trials, until there are as many as wanted on all machines."""
+        while len(self.counted()) < self.wanted:
+            trial = self.study.ask()
+            index = sum(other.number < trial.number for other in self.counted())
+            if index >= self.wanted:  # another machine was faster
+                trial.set_user_attr(SURPLUS, True)
+                self.study.tell(trial, state=TrialState.FAIL)
+                return
+            folder = self._folder(trial)
+            lock = None if folder.exists() else locks.take(folder / "owner")
+            if lock is None:
+                self.study.tell(trial, state=TrialState.FAIL)
+                raise ValueError(f"{relative(folder)} is not of a search in this storage: choose another --name")
+            trial.set_user_attr("folder", f"{os.uname().nodename}:{folder}")
+            self.study.sampler = self._sampler(trial.number, index)
+            yield self._run_of(trial, lock, set())
 
     def _sampler(self, number: int, index: int) -> BaseSampler:
         """A sampler seeded by the number of the trial: the same after a restart, another one on every machine."""
@@ -191,39 +177,29 @@ class Search:
     def _ended(self, run: TrialRun) -> None:
         run.trial.set_user_attr("seconds", run.seconds())
         if run.command() is None and run.run_dir:
-            self._finished(run, run.run_dir)
+            self._finished(run, read_result(run.run_dir))
         elif run.pruned:
             run.trial.set_user_attr("epochs", len(run.reported))
             self.study.tell(run.trial, state=TrialState.PRUNED)
             print_text(f"{run.name}: stopped after {len(run.reported)} epochs, below the median of the others")
         elif not run.asked_to_stop:
             self._failed(run, run.why())
-        os.close(run.owner)
 
-    def _finished(self, run: TrialRun, run_dir: Path) -> None:
-        result, metric = read_result(run_dir), self.space.metric
-        value = result.metrics.get(metric, math.nan)
+    def _finished(self, run: TrialRun, result: Result) -> None:
+        value = result.metrics.get(self.space.metric, math.nan)
         if not math.isfinite(value):
-            self._failed(run, f"it has no finite {metric} in any epoch: there are {', '.join(result.metrics)}")
+            self._failed(run, f"no epoch has a finite {self.space.metric}: there are {', '.join(result.metrics)}")
             return
-        facts = {"run": run_dir.name, "best_epoch": result.best_epoch, "epochs": result.epochs}
-        for name, fact in facts.items():
-            run.trial.set_user_attr(name, fact)
+        run.trial.set_user_attr("run", result.run_dir.name)
+        run.trial.set_user_attr("best_epoch", result.best_epoch)
+        run.trial.set_user_attr("epochs", result.epochs)
         self.study.tell(run.trial, value)
-        self.failures = []
-        print_text(f"{run.name}: {metric} {value:.4f}  (epoch {result.best_epoch} of {result.epochs})")
+        self.failures = 0
+        print_text(f"{run.name}: {self.space.metric} {value:.4f}  (epoch {result.best_epoch} of {result.epochs})")
 
     def _failed(self, run: TrialRun, why: str) -> None:
         self.study.tell(run.trial, state=TrialState.FAIL)
-        self.failures.append(why)
+        self.failures += 1
+        if self.failures == FAILURES:
+            raise ValueError(f"{FAILURES} trials in a row failed, the last one: {why}")
         print_text(f"{run.name} failed: {why}")
-
-
-def _test(run_dir: Path, fit: list[str]) -> int | None:
-    child = Child(run_dir.parent, fit, test=True)
-    waiting = [child]
-    with Workers[Child](1) as workers:
-        for _ in workers.run(lambda: waiting.pop() if waiting else None):
-            if child.command() and not child.asked_to_stop:
-                raise ValueError(f"the test of {child.name} failed: {child.why()}")
-    return workers.stopped_by

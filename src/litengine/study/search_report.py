@@ -23,15 +23,8 @@ FACTS = ("best_epoch", "epochs", "seconds", "folder")  # user attributes of a tr
 
 
 def report(directory: Path, space: Space, study: "Study", trials: "list[FrozenTrial]", fit: list[str]) -> None:
-    """Writes `study.csv` and the pictures, and prints the tables and the command that trains with the best settings.
-
-    Args:
-        directory: of the study.
-        space: what was varied.
-        study: Optuna's.
-        trials: those that count.
-        fit: the options of fit that all trials share.
-    """
+    """Writes `study.csv` and the pictures, prints the table and the command that trains with the best settings: the
+    options `fit` of all trials and those of the best one."""
     rows = [_row(trial, space) for trial in trials]
     columns = ["trial", "state", space.metric, *FACTS, *space.varied]
     write_csv(directory / "study.csv", columns, rows)

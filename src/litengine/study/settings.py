@@ -21,11 +21,7 @@ SHOWN = 4  # differences in a message
 
 
 def resolve(fit: list[str]) -> dict[str, Any]:
-    """All settings that the options `fit` give, as `fit --print_config` prints them.
-
-    Raises:
-        ValueError: if fit refuses the options; the message is fit's.
-    """
+    """All settings that the options `fit` give, as `fit --print_config` prints them; a ValueError if fit refuses."""
     import rich
 
     command = [*project.command(), "fit", *fit, "--print_config"]
@@ -47,11 +43,7 @@ def directory_of(options: Options, settings: dict[str, Any], varied: str) -> Pat
 
 
 def record(directory: Path, now: dict[str, Any]) -> None:
-    """Writes `study.json`, or compares it with `now` if it exists.
-
-    Raises:
-        ValueError: if the study in this directory has other settings.
-    """
+    """Writes `study.json`; if it exists, raises a ValueError unless it has the same settings."""
     path = directory / "study.json"
     if not path.is_file():
         write_whole(path, json.dumps(now, indent=1) + "\n")

@@ -64,11 +64,7 @@ def as_flag(key: str, value: Any) -> str:
 
 
 def read_space(path: str) -> Space:
-    """Reads a sweep file.
-
-    Raises:
-        ValueError: if the file is missing, damaged or no sweep file, or holds what cannot be searched; names the key.
-    """
+    """Reads a sweep file; raises a ValueError that names the file and the key if it cannot be searched."""
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
     except OSError as error:

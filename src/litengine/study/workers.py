@@ -43,20 +43,14 @@ class Workers(Generic[AnyChild]):
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
-    def run(
-        self, next_child: Callable[[], AnyChild | None], watch: Callable[[AnyChild], None] | None = None
-    ) -> Iterator[AnyChild]:
-        """Yields every child that has ended, until there are no more.
-
-        Args:
-            next_child: called when a worker is free; None if there is nothing to start now.
-            watch: called with every active child, a few times a second.
-        """
+    def run(self, children: Iterator[AnyChild], watch: Callable[[AnyChild], None] | None = None) -> Iterator[AnyChild]:
+        """Yields every child that has ended. `children` is asked for the next one when a worker is free; `watch` is
+        called with every active child, a few times a second."""
         import rich
 
         with rich.get_console().status("") as status:
             while True:
-                while not self._closed and len(self._active) < self.number and (child := next_child()):
+                while not self._closed and len(self._active) < self.number and (child := next(children, None)):
                     slot = min({*range(self.number)} - {*self._active})
                     if self.number > 1:
                         child.devices = share(self._gpus, slot, self.number)
