@@ -8,7 +8,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 
 from litengine.files import relative
 
@@ -22,15 +22,19 @@ def open_storage(url: str) -> BaseStorage:
     Raises:
         ValueError: if that fails, with the reason.
     """
-    with explained(url):
-        if url.startswith(JOURNAL):
+    if url.startswith(JOURNAL):
+        try:
             return JournalStorage(JournalFileBackend(url.removeprefix(JOURNAL)))
-        options = {"connect_args": {"timeout": TIMEOUT}} if url.startswith(SQLITE) else {}
+        except Exception as error:  # a damaged journal raises errors of any type
+            name = relative(url.removeprefix(JOURNAL))
+            raise ValueError(f"the storage {name} cannot be used: {type(error).__name__}: {error}") from error
+    options = {"connect_args": {"timeout": TIMEOUT}} if url.startswith(SQLITE) else {}
+    with explained(url):
         for seconds in (0.5, 1, 2):
             try:
                 return RDBStorage(url, engine_kwargs=options)
             except DatabaseError as error:  # machines that start together make the same tables
-                if "already exists" not in str(error) and "UNIQUE" not in str(error).upper():
+                if not isinstance(error, IntegrityError) and "already exists" not in str(error):
                     raise
                 time.sleep(seconds)
         return RDBStorage(url, engine_kwargs=options)
@@ -41,14 +45,14 @@ def explained(url: str) -> Iterator[None]:
     """Turns the errors of a storage into a ValueError that names it, without its password, and the reason."""
     try:
         yield
-    except (ArgumentError, ImportError) as error:
+    except ArgumentError as error:
         message = f"--storage is {url}: write sqlite:///FILE, postgresql://…, mysql://… or journal:FILE"
         raise ValueError(message) from error
-    except (DatabaseError, StorageInternalError, OSError) as error:
-        name = relative(url.removeprefix(SQLITE).removeprefix(JOURNAL))
-        if not url.startswith((SQLITE, JOURNAL)):
-            name = make_url(url).render_as_string()
+    except (DatabaseError, StorageInternalError, ImportError) as error:
+        name = relative(url.removeprefix(SQLITE)) if url.startswith(SQLITE) else make_url(url).render_as_string()
         reason = str(error.__cause__ or error).splitlines()[0]
+        if isinstance(error, ImportError):
+            raise ValueError(f"the storage {name} needs a package that is not installed: {error}") from error
         if "is locked" in reason:
             reason += f" by another process for {TIMEOUT:.0f} s: end that, or use journal:FILE"
         raise ValueError(f"the storage {name} cannot be used: {reason}") from error

@@ -37,10 +37,9 @@ def names(number: int) -> Counter[str]:
     return Counter(f"trial-{i}" for i in range(number))
 
 
-def test_a_search_finds_the_best_and_says_how_to_train_it(study, capsys):
-    study(
-        *SEARCH, "--trials", "8", "--trainer.max_epochs", "3", "--workers", "4"
-    )  # too many at once to be stopped early
+def test_a_search_finds_the_best_and_prints_how_to_train_it(study, capsys):
+    # with so many workers none is stopped early
+    study(*SEARCH, "--trials", "8", "--trainer.max_epochs", "3", "--workers", "4")
     assert trained(HOME) == names(8)
     table = rows(HOME)
     assert [row["trial"] for row in table] == [str(i) for i in range(8)]
@@ -58,7 +57,7 @@ def test_a_search_finds_the_best_and_says_how_to_train_it(study, capsys):
     assert Path("runs/search/study.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_search_is_the_same_and_one_of_another_seed_is_another(study):
+def test_the_seed_decides_the_trials(study):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         study("--space", "space.yaml", "--trials", "3", "--name", name, "--seed_everything", str(seed))
     settings = {name: [row["model.x"] for row in rows(f"runs/{name}")] for name in "abc"}
@@ -66,7 +65,7 @@ def test_the_same_search_is_the_same_and_one_of_another_seed_is_another(study):
     assert len({*settings["a"], *settings["c"]}) == 6
 
 
-def test_a_search_that_goes_on_later_is_the_one_that_did_not_stop(study, capsys):
+def test_a_search_in_parts_equals_one_in_one_go(study, capsys):
     """Trial n is a function of the seed, n and those before: so no restart tries the first settings again."""
     study(*SEARCH, "--trials", "5")
     study("--space", "space.yaml", "--name", "parts", "--trials", "2")
@@ -97,7 +96,7 @@ def test_machines_that_share_a_storage_run_each_trial_once(url, program, study):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_search_that_is_stopped_or_killed_goes_on_with_its_trials(number, program, study):
+def test_a_stopped_or_killed_search_resumes_its_trials(number, program, study):
     study("--space", "space.yaml", "--name", "whole", "--trials", "3", "--model.pause", "0.2")
     stopped = program(*SEARCH, "--trials", "3", "--model.pause", "0.2")
     wait_for(lambda: any("\n1," in path.read_text() for path in HOME.glob("trial-1/*/metrics.csv")))
@@ -109,7 +108,7 @@ def test_a_search_that_is_stopped_or_killed_goes_on_with_its_trials(number, prog
     assert trained(HOME) == names(3) and rows(HOME) == rows("runs/whole")
 
 
-def test_hopeless_trials_are_stopped_and_kept(study, capsys):
+def test_trials_below_the_median_are_stopped_and_kept(study, capsys):
     """From the sixth on, at the second of eight epochs, where they are below the median."""
     write_space(method="random")
     study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1", "--workers", "3")
@@ -126,6 +125,20 @@ def test_hopeless_trials_are_stopped_and_kept(study, capsys):
     assert rows(HOME) == table  # none of them is taken up again
 
 
+def test_a_grid_tries_every_combination_once(study):
+    parameters = {"model.x": {"values": [0.1, 0.3, 0.5]}, "model.kind": {"values": ["a", "b"]}}
+    write_space(method="grid", parameters=parameters)
+    study(*SEARCH, "--trials", "4")
+    study(*SEARCH)  # continues to the end of the grid
+    assert trained(HOME) == names(6)
+    tried = [(float(row["model.x"]), row["model.kind"]) for row in rows(HOME)]
+    assert sorted(tried) == [(x, kind) for x in (0.1, 0.3, 0.5) for kind in "ab"]
+    assert Path("best.ckpt").resolve().parts[-4] == f"trial-{tried.index((0.3, 'b'))}"
+    write_space()
+    with pytest.raises(ValueError, match="a search needs the number of its runs: --trials 20"):
+        study(*SEARCH)
+
+
 def test_a_metric_may_be_minimized(study):
     write_space(metric={"name": "val/loss", "goal": "minimize"})
     study(*SEARCH, "--trials", "3")
@@ -135,7 +148,7 @@ def test_a_metric_may_be_minimized(study):
     assert config["checkpoints"] == {"monitor": "val/loss", "mode": "min"}
 
 
-def test_only_the_best_is_tested_and_only_when_that_is_asked_for(study, capsys):
+def test_only_the_best_is_tested_and_only_if_asked(study, capsys):
     study(*SEARCH, "--trials", "3")
     assert not [*HOME.glob("*/*/report")]
     capsys.readouterr()
@@ -145,7 +158,7 @@ def test_only_the_best_is_tested_and_only_when_that_is_asked_for(study, capsys):
     assert "\ntest/acc 0." in capsys.readouterr().out
 
 
-def test_a_trial_that_fails_is_no_end(study, capsys):
+def test_a_failed_trial_does_not_end_the_search(study, capsys):
     write_space(parameters={**SPACE["parameters"], "model.crash": {"values": [False, True]}}, method="random")
     study(*SEARCH, "--trials", "6")
     states = Counter(row["state"] for row in rows(HOME))
@@ -162,7 +175,7 @@ def test_a_trial_without_a_finite_value_has_failed(study):
         study(*SEARCH, "--trials", "4")
 
 
-def test_three_failures_in_a_row_are(study):
+def test_three_failures_in_a_row_end_it(study):
     write_space(parameters={**SPACE["parameters"], "model.fail": {"value": True}})
     with pytest.raises(ValueError, match="3 trials in a row failed, the last one: model.fail is true"):
         study(*SEARCH, "--trials", "20")
