@@ -1,6 +1,5 @@
 """The pictures of a study."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +37,7 @@ def save_search(directory: Path, study: "Study", metric: str, evaluator: "BaseIm
     from optuna.visualization import matplotlib as plots
 
     pyplot.switch_backend("agg")
-    with rc_context(), warnings.catch_warnings():  # Optuna sets a style for the whole process
-        warnings.simplefilter("ignore")  # its plots are marked as experimental
+    with rc_context():  # Optuna sets a style for the whole process
         drawn = {"study.png": plots.plot_optimization_history(study, target_name=metric)}
         if evaluator:
             drawn["importances.png"] = plots.plot_param_importances(study, evaluator=evaluator, target_name=metric)

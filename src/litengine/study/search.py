@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ def search(options: Options) -> int | None:
     if options.trials is None and space.method != "grid":
         raise ValueError("a search needs the number of its runs: --trials 20")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     example = space.suggest(optuna.create_study(sampler=RandomSampler(0)).ask())
     settings = resolve([*options.fit, *(as_flag(key, value) for key, value in example.items())])
     directory = directory_of(options, settings, Path(options.space).stem)
