@@ -59,6 +59,7 @@ class ClassifierModule(LightningModule):
         self.tta: TTA = tta
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
+        self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
         self._sums: dict[str, Tensor] = {}  # of each split: loss, correct predictions, images
@@ -74,7 +75,7 @@ class ClassifierModule(LightningModule):
     # What a project overrides or calls
 
     def configure_metrics(self) -> MetricCollection:
-        """Metrics of logits (N, classes) and labels (N,), logged for validation and test under `val/` and `test/`."""
+        """Metrics of probabilities (N, classes) and labels (N,), logged for validation and test under `val/` and `test/`."""
         return MetricCollection({"acc": MulticlassAccuracy(len(self.class_names), average="micro")})
 
     def infer(self, images: Tensor, tta: TTA | None = None) -> Tensor:
@@ -101,7 +102,7 @@ class ClassifierModule(LightningModule):
         if self._counts_batch and images:
             self._sums[split] += batch
             if split in self.metrics:
-                self._collection(split).update(logits.float(), labels)
+                self._collection(split).update(logits.float().softmax(1), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
         if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -141,12 +142,15 @@ class ClassifierModule(LightningModule):
             raise ValueError(f"{type(self).__name__} needs the classes of the data: pass a data module of the project")
         self.class_names = data.class_names
         self.image_shape = data.image_shape
+        if stage == "fit":
+            self.class_counts = data.class_counts().tolist()
         self._statistics_given = data.mean is not None
         if stage == "fit" or self._statistics_given:
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._check_network()
+        if stage == "fit":
+            self._check_network()
         if stage == "fit" and hasattr(self.network, "initialize"):
             images = data.first_images(INITIAL_IMAGES, self.trainer.strategy.root_device)
             initialize: Any = self.network.initialize
