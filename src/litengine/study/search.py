@@ -91,7 +91,7 @@ class Search:
         self.directory = directory  # its name is the study's name in the storage
         self.space = space
         self.seed = settings["seed_everything"]
-        self.grid = [*itertools.product(*space.candidates().values())] if space.method == "grid" else []
+        self.grid = space.grid() if space.method == "grid" else []
         self.wanted = min(number for number in (options.trials, len(self.grid)) if number)
         self.storage = open_storage(url)
         epochs = settings["trainer"]["max_epochs"] or 0
@@ -152,7 +152,7 @@ class Search:
         """A sampler seeded by the number of the trial: the same after a restart, another one on every machine."""
         seed = zlib.crc32(f"{self.seed}/{number}".encode())
         if self.grid:
-            return PartialFixedSampler(dict(zip(self.space.varied, self.grid[index], strict=True)), RandomSampler(seed))
+            return PartialFixedSampler(self.grid[index], RandomSampler(seed))
         return TPESampler(seed=seed) if self.space.method == "bayes" else RandomSampler(seed)
 
     def _run_of(self, trial: Trial, owner: int, reported: set[int]) -> TrialRun:

@@ -1,5 +1,6 @@
 """The search space: reads a Weights & Biases sweep file into Optuna's distributions."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -39,18 +40,12 @@ class Space(NamedTuple):
                 trial.suggest_float(key, kind.low, kind.high, step=kind.step, log=kind.log)
         return {**self.fixed, **{key: trial.params[key] for key in self.varied}}
 
-    def candidates(self) -> dict[str, list[Any]]:
-        """All values of every varied key. Raises a ValueError if a key has no finite number of values."""
-        found: dict[str, list[Any]] = {}
-        for key, kind in self.varied.items():
-            if isinstance(kind, CategoricalDistribution):
-                found[key] = list(kind.choices)
-            elif isinstance(kind, IntDistribution | FloatDistribution) and kind.step:
-                steps = round((kind.high - kind.low) / kind.step)
-                found[key] = [kind.low + index * kind.step for index in range(steps + 1)]
-            else:
-                raise ValueError(f"method grid needs a list for {key}: write `values: […]`, or q_uniform with `q`")
-        return found
+    def grid(self) -> list[dict[str, Any]]:
+        """Every combination of the varied keys; a ValueError unless each has a list of values."""
+        choices = [kind.choices for kind in self.varied.values() if isinstance(kind, CategoricalDistribution)]
+        if len(choices) < len(self.varied):
+            raise ValueError("method grid needs `values: […]` for every parameter that varies")
+        return [dict(zip(self.varied, values, strict=True)) for values in itertools.product(*choices)]
 
     def record(self) -> dict[str, Any]:
         """The space as plain JSON data."""

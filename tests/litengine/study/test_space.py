@@ -53,12 +53,11 @@ def test_a_space_has_a_metric_and_fixed_values():
     assert space.record()["varied"] == {"b": {"log": False, "step": 1, "low": 1, "high": 2}}
 
 
-def test_a_grid_has_finitely_many_values_of_each_key():
-    tenths = {"distribution": "q_uniform", "min": 0.0, "max": 0.3, "q": 0.1}
-    space = read_space(written({"a": {"values": ["x", [1]]}, "b": {"min": 2, "max": 4}, "c": tenths}, method="grid"))
-    assert space.candidates() == {"a": ["x", "[1]"], "b": [2, 3, 4], "c": pytest.approx([0, 0.1, 0.2, 0.3])}
-    with pytest.raises(ValueError, match="method grid needs a list for d"):
-        read_space(written({"d": {"min": 0.0, "max": 1.0}}, method="grid")).candidates()
+def test_a_grid_has_all_combinations_of_lists():
+    space = read_space(written({"a": {"values": ["x", [1]]}, "b": {"values": [2, 3]}}, method="grid"))
+    assert [tuple(chosen.values()) for chosen in space.grid()] == [("x", 2), ("x", 3), ("[1]", 2), ("[1]", 3)]
+    with pytest.raises(ValueError, match=r"method grid needs `values: \[…\]` for every parameter"):
+        read_space(written({"d": {"min": 0.0, "max": 1.0}}, method="grid")).grid()
 
 
 @pytest.mark.parametrize(
