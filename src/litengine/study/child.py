@@ -87,10 +87,10 @@ class Child:
         if self._process is not None:
             self._process.wait()
 
-    def seconds(self) -> float | None:
+    def seconds(self) -> int | None:
         """Time of all processes of this run, with start-up and repeated work; None if unknown."""
         path = self.folder / "seconds.txt"
-        return sum(map(float, path.read_text().split())) if path.is_file() else None
+        return round(sum(map(float, path.read_text().split()))) if path.is_file() else None
 
     def why(self) -> str:
         """Why the run failed: the end of its output."""

@@ -58,12 +58,12 @@ def search(options: Options) -> int | None:
         found = Search(options, directory, settings, space, url)
         stopped_by = found.run()
         trials = found.counted()
-    if stopped_by is None and (best := best_run(directory, trials, space)):
-        link(best / "checkpoints" / "best.ckpt", "best.ckpt")
-        if options.test:
-            stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
-    if stopped_by is None:
-        report(directory, space, found.study, trials, options.fit)
+        if stopped_by is None and (best := best_run(directory, trials, space)):
+            link(best / "checkpoints" / "best.ckpt", "best.ckpt")
+            if options.test:
+                stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
+        if stopped_by is None:
+            report(directory, space, found.study, trials, options.fit)
     return stopped_by
 
 
