@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def save_runs(path: Path, rows: Sequence[Row], summaries: "Mapping[str, Summary]") -> None:
     """One plot per metric: a point per run, and the mean with its 95 % interval."""
-    size = (max(4.8, min(12, 1.6 + 0.35 * len(rows))), 2.4 * max(1, len(summaries)))
+    size = (max(6.4, min(12, 1.6 + 0.35 * len(rows))), 2.4 * max(1, len(summaries)))
     figure = Figure(figsize=size, layout="constrained")
     for index, (metric, (mean, _, low, high)) in enumerate(summaries.items(), start=1):
         axes = figure.add_subplot(len(summaries), 1, index)
@@ -28,7 +28,7 @@ def save_runs(path: Path, rows: Sequence[Row], summaries: "Mapping[str, Summary]
             axes.axhspan(low, high, alpha=0.15, label="95 % interval")
         axes.set_ylabel(metric)
         axes.tick_params("x", rotation=45)
-        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+        axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize="small")
     figure.savefig(path, dpi=150)
 
 

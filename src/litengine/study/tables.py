@@ -40,7 +40,7 @@ def print_table(title: str, columns: dict[str, str], rows: Sequence[Row]) -> Non
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
     if not console.is_terminal:  # a file has no edge
         table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
-    console.print(table)
+    console.print(table, crop=False)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
