@@ -256,11 +256,3 @@ def test_a_root_that_cannot_be_written_and_an_url_that_is_none(server, place):
         CIFAR10(str(place / "file"), url=server.url).prepare()
     with pytest.raises(ValueError, match="'mirror' is not an address"):
         CIFAR10(str(place), url="mirror").prepare()
-
-
-def test_labels_outside_the_classes(server, place):
-    source = CIFAR10(str(place), url=server.url)
-    source.prepare()
-    source._class_names = ["only", "two"]
-    with pytest.raises(ValueError, match="Image 2 of train has label 9: outside the classes"):
-        source.load("train")

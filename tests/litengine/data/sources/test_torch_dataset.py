@@ -5,7 +5,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from litengine.data.sources import Source, TorchDataset
 
@@ -87,6 +87,35 @@ def test_class_names_come_from_the_argument_the_dataset_or_the_labels():
     assert TorchDataset(named, class_names=["x", "y", "z"]).class_names == ["x", "y", "z"]
     assert TorchDataset(named).class_names == ["a", "b", "c"]
     assert TorchDataset(Listed(items=items)).class_names == ["0", "1", "2"]
+
+
+class Named(Listed):
+    """Classes with label numbers of their own, as two ImageFolders have if one lacks a class."""
+
+    def __init__(self, *names, by="classes"):
+        super().__init__(items=[(RGB, label) for label in range(len(names))])
+        setattr(self, by, list(names) if by == "classes" else {name: label for label, name in enumerate(names)})
+
+
+@pytest.mark.parametrize("by", ["classes", "class_to_idx"])
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [0, 1])])
+def test_labels_are_matched_by_name(by, wrap):
+    source = TorchDataset(Named("a", "b", "c", by=by), test=wrap(Named("b", "c", by=by)), val=Named("c", "a", by=by))
+    assert source.class_names == ["a", "b", "c"]
+    assert source.load("train").labels.tolist() == [0, 1, 2]
+    assert source.load("test").labels.tolist() == [1, 2]
+    assert source.load("val").labels.tolist() == [2, 0]
+
+
+def test_classes_that_cannot_be_matched_are_refused():
+    with pytest.raises(ValueError, match="test has the class 'd', which train does not have"):
+        TorchDataset(Named("a", "b"), test=Named("b", "d"))
+    with pytest.raises(ValueError, match="two classes of train have the same name"):
+        TorchDataset(Named("a", "a", "b"), test=Named("a", "b"))
+    test = Named("b", "a")
+    test.items.append((RGB, 2))
+    with pytest.raises(ValueError, match=r"test\[2\] has label 2, which is no class of that dataset"):
+        TorchDataset(Named("a", "b"), test=test).load("test")
 
 
 @pytest.mark.parametrize("label", [-1, 1.5, "cat", None, torch.tensor([0, 1])])
