@@ -122,10 +122,8 @@ class Stream(Source):
         return self.contents.image_shape
 
     def prepare(self) -> None:
-        """Reads what the stream holds, but no image.
-
-        Raises ValueError if there is no stream, or LitData is not installed; OSError if it cannot be read.
-        """
+        """Reads what the stream holds, but no image. Raises ValueError if there is no stream, or LitData is not
+        installed; OSError if it cannot be read."""
         self._contents = self.contents
 
     def load(self, split: Split) -> Arrays | None:
@@ -182,9 +180,9 @@ class Stream(Source):
         count = min(contents.per_shard, contents.sizes[split] - shard * contents.per_shard)
         with suppress(ValueError):
             [images] = parse_chunk(content, 1)
-            if images.shape == (count, *contents.image_shape):
-                if zlib.crc32(images.data) == contents.checksums[split][shard]:
-                    return torch.from_numpy(images.copy())
+            right = images.shape == (count, *contents.image_shape)
+            if right and zlib.crc32(images.data) == contents.checksums[split][shard]:
+                return torch.from_numpy(images.copy())
         raise ValueError(
             f"shard {shard} of the {split} images in {self.root} is damaged, or of another stream: copy it again, or "
             "make the stream again"

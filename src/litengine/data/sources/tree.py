@@ -3,8 +3,8 @@
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -108,55 +108,57 @@ def fingerprint(root: Path) -> str:
 
 def scan(root: Path) -> Tree:
     """Read the names in a folder. Raises OSError if it cannot be read, ValueError if its layout is not understood."""
-    by_kind: dict[str, list[Entry]] = defaultdict(list)
-    for entry in _entries(root):
-        by_kind[entry.kind].append(entry)
-    inside = _subfolders(entry.path for entry in by_kind["folder"])
-    with_files = {entry.path.rpartition("/")[0] for entry in by_kind["file"]}
+    entries = list(_entries(root))
+    inside: dict[str, list[str]] = defaultdict(list)  # the names of the folders in each folder
+    for entry in entries:
+        if entry.kind == "folder":
+            above, _, name = entry.path.rpartition("/")
+            inside[above].append(name)
     has_splits = _has_splits(root, inside)
+    splits = [split for split in SPLITS if split in inside[""]] if has_splits else [""]
     depth = 1 if has_splits else 0  # of the class folders
-    splits = {split: inside[split] for split in SPLITS if split in inside[""]} if has_splits else {"train": inside[""]}
-    for split, classes in splits.items():
-        where = root / split if has_splits else root
-        if not classes and split != "train":
-            raise ValueError(
-                f"{where} holds no class folders, so its images have no labels. Use `predict` for them, and move "
-                f"{split}/ out of {root}; or put them into one folder a class."
-            )
-        folders = {name: f"{split}/{name}" if has_splits else name for name in classes}
+    class_names = inside[splits[0]]
+    with_files = {entry.path.rpartition("/")[0] for entry in entries if entry.kind == "file"}
+    for split in splits:
+        folders = {name: f"{split}/{name}".lstrip("/") for name in inside[split]}
         have_files = {name for name, folder in folders.items() if folder in with_files}
-        _check_classes(where, {name: inside[folder] for name, folder in folders.items()}, have_files)
-    class_names = sorted(splits["train"])
+        _check_classes(root / split, {name: inside[folder] for name, folder in folders.items()}, have_files)
     if len(class_names) < 2:
         found = f"only one class, {class_names[0]!r}" if class_names else "no class folders"
-        where = root / "train" if has_splits else root
-        raise ValueError(f"{where} holds {found}; classification needs two or more: {EXPECTED}.")
-    for split, classes in splits.items():
-        if unknown := sorted(set(classes) - set(class_names)):
+        raise ValueError(f"{root / splits[0]} holds {found}; classification needs two or more: {EXPECTED}.")
+    for split in splits[1:]:
+        unknown = [name for name in inside[split] if name not in class_names]
+        if unknown or not inside[split]:
+            found = f"the class {unknown[0]!r}, which {root / 'train'} does not have" if unknown else "no class folders"
             raise ValueError(
-                f"{root / split} holds the class {unknown[0]!r}, which {root / 'train'} does not have. If its images "
-                f"have no labels, use `predict` for them and move {split}/ out of {root}."
+                f"{root / split} holds {found}. If its images have no labels: use `predict` for them, and move "
+                f"{split}/ out of {root}."
             )
 
     labels = {name: label for label, name in enumerate(class_names)}
     items: dict[str, list[Item]] = {split: [] for split in splits}
-    bad = [f"{entry.path}: {entry.about}" for entry in by_kind["bad"]]
-    passed_over = [entry.path for entry in by_kind["leftover"]]
-    for entry in by_kind["file"]:
-        parts = entry.path.split("/")
-        if len(parts) >= depth + 2:
-            items[parts[0] if has_splits else "train"].append(Item(entry.path, labels[parts[depth]], entry.about))
-        elif is_image(str(root / entry.path)):
-            bad.append(f"{entry.path}: is in no class folder")
-        else:
-            passed_over.append(entry.path)
-    for split, classes in splits.items():
-        counts = Counter(item.label for item in items[split])
-        if empty := [name for name in sorted(classes) if not counts[labels[name]]]:
-            folder = root / split / empty[0] if has_splits else root / empty[0]
-            raise ValueError(f"The class folder {folder} holds no images: add some or remove it.")
+    bad, passed_over, filled = [], [], set()
+    for path, kind, about in entries:
+        parts = path.split("/")
+        if kind == "leftover":
+            passed_over.append(path)
+        elif kind == "bad":
+            bad.append(f"{path}: {about}")
+        elif kind == "file" and len(parts) >= depth + 2:
+            items[parts[0] if has_splits else ""].append(Item(path, labels[parts[depth]], about))
+        elif kind == "file" and is_image(str(root / path)):
+            bad.append(f"{path}: is in no class folder")
+        elif kind == "file":
+            passed_over.append(path)
+        if kind in ("file", "bad"):
+            filled.add("/".join(parts[: depth + 1]))
+    for split in splits:
+        for name in inside[split]:
+            if f"{split}/{name}".lstrip("/") not in filled:
+                raise ValueError(f"The class folder {root / split / name} holds no images: add some or remove it.")
         items[split].sort(key=lambda item: (item.label, item.path))
-    return Tree(class_names, items, has_splits, sorted(bad), passed_over)
+    named = {split or "train": items[split] for split in splits}
+    return Tree(class_names, named, has_splits, sorted(bad), passed_over)
 
 
 def _entries(root: Path) -> Iterator[Entry]:
@@ -165,15 +167,6 @@ def _entries(root: Path) -> Iterator[Entry]:
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, not a folder: {EXPECTED}.")
     return walk(root)
-
-
-def _subfolders(folders: Iterable[str]) -> dict[str, list[str]]:
-    """The names of the folders in each folder; those of the root under ""."""
-    inside: dict[str, list[str]] = defaultdict(list)
-    for folder in folders:
-        above, _, name = folder.rpartition("/")
-        inside[above].append(name)
-    return inside
 
 
 def _split_of(name: str) -> str | None:

@@ -3,6 +3,7 @@ import struct
 import subprocess
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -284,7 +285,7 @@ def test_files_that_are_no_images(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")  # opening it would never end
     reasons = {
         "text.jpg": "is not an image of a known format", "cut.jpg": ".*truncated", "empty.png": "is empty",
-        "folder.png": "is a folder", "fifo.png": "is a FIFO, socket or device", "zero.png": "is a FIFO, socket or device",
+        "folder.png": "is a folder", "fifo.png": "is a FIFO", "zero.png": "is a FIFO, socket or device",
     }  # fmt: skip
     for name, reason in reasons.items():
         with pytest.raises(ValueError, match=f"{tmp_path / name}: {reason}"):
@@ -299,3 +300,16 @@ def test_postscript_called_jpg_runs_no_ghostscript(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: pytest.fail(f"started {args}"))
     with pytest.raises(ValueError, match="is not an image of a known format"):
         decode_safely(path, 8)
+
+
+def test_the_page_on_deployment_reads_the_same_pixels(tmp_path):
+    page = Path(__file__).parents[4] / "docs" / "deploy.md"
+    names = {}
+    exec(page.read_text().split("```python")[1].split("```")[0], names)
+    grey = RNG.integers(0, 65536, (40, 50), dtype=np.uint16)
+    modes = [picture(50, 40), picture(9, 30), picture(32, 32), picture(50, 40).convert("L"), Image.fromarray(grey)]
+    for number, image in enumerate([*modes, *(picture(50, 40).convert(mode) for mode in ("RGBA", "LA", "P", "1"))]):
+        path = saved(tmp_path / f"{number}.png", image)
+        np.testing.assert_array_equal(names["read_image"](path, 32)[0], decode(path, 32))
+    path = saved(tmp_path / "12 bits.png", Image.fromarray(grey // 16))
+    np.testing.assert_array_equal(names["read_image"](path, 32, 4095)[0], decode(path, 32, 4095))

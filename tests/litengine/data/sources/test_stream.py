@@ -119,9 +119,7 @@ def test_litdata_of_another_program():
     cache[0] = {"image": torch.zeros(2, 2)}
     cache.done()
     cache.merge()
-    with pytest.raises(
-        ValueError, match=r"other holds no stream of this program \(the chunk does not hold uint8 tensors"
-    ):
+    with pytest.raises(ValueError, match=r"other holds no stream .*the chunk does not hold uint8 tensors"):
         Stream("other").prepare()
 
 
@@ -143,7 +141,7 @@ def test_litdata_of_another_program():
         ("config.data_format", ["tensor", ["pickle"]]),
         (
             "config.data_spec",
-            json.dumps([1, {"type": "collections.defaultdict", "context": "os", "children_spec": []}]),
+            '[1, {"type": "collections.defaultdict", "context": "os", "children_spec": []}]',
         ),
         ("config.data_spec", "[1, " + '{"type": null, "children_spec": [' * 50_000 + "]"),
         ("config.data_spec", "nonsense"),

@@ -106,7 +106,7 @@ def test_splits_with_other_names_are_refused(place, train, test):
         (["train/a/1.png", "train/b/1.png", "other/a/1.png"], "also other/"),
         (["test/a/1.png", "val/a/1.png"], "no class folders in train/"),
         (["train/1.png", "test/1.png"], "no class folders in train/"),
-        (["train/a/1.png", "train/b/1.png", "test/1.png"], "test holds no class folders.* no labels. Use `predict`"),
+        (["train/a/1.png", "train/b/1.png", "test/1.png"], "test holds no class folders.* no labels: use `predict`"),
         (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "cat holds test/, train/: splits belong above"),
         (["data/train/a/1.png", "data/train/b/1.png", "data/valid/a/1.png"], "data holds train/, valid/: splits"),
         (["A/cat/1.png", "A/dog/1.png", "B/dog/1.png"], "all hold folders of the same names .*Which are the classes"),
