@@ -55,7 +55,7 @@ def is_intact(directory: Path) -> bool:
         known: dict[str, list[int]] = json.loads((directory / CHECKSUMS).read_text())
         sizes_match = all((directory / name).stat().st_size == size for name, (size, _) in known.items())
         return sizes_match and all(_crc32(directory / name) == crc for name, (_, crc) in known.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return False
 
 

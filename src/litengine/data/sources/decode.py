@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
@@ -56,7 +57,8 @@ def read_batches(dataset: Dataset[Item], workers: int, batch: int = BATCH) -> Ge
     """The items of a dataset, in order, `batch` at a time. Close the generator if it is not read to its end. Raises
     OSError if a worker process dies."""
     try:
-        yield from DataLoader(dataset, batch, num_workers=workers, collate_fn=_collate)
+        # a generator of its own: DataLoader draws a seed, and the global state must not depend on what is cached
+        yield from DataLoader(dataset, batch, num_workers=workers, collate_fn=_collate, generator=torch.Generator())
     except RuntimeError as error:  # problems of the data are items, so this is about a process
         raise OSError("A process that reads images ended unexpectedly (out of memory?): run it again.") from error
 

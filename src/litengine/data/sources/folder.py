@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 FORMAT = 3
 LISTED = 20
 
-# Where the pixels of a file lie in an earlier cache, by its path and `Entry.about`: uint8 (N, 3, size, size), row.
+# The pixels of a file in an earlier cache, uint8 (3, size, size), and their digest, by its path and `Entry.about`.
 Known = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 
@@ -184,16 +184,17 @@ class ImageFolder(Source):
         ):
             decoded = (one for images, problems in batches for one in zip(images, problems, strict=True))
             for path, label, about in items:
-                if place := known.get((path, about)):
-                    pixels, problem = place[0][place[1]], None
+                if found := known.get((path, about)):
+                    (pixels, digest), problem = found, None
                 else:
                     pixels, problem = next(decoded)
+                    digest = _digest(pixels)
                     advance(1)
                 if problem:
                     damaged.append(f"{path}: {problem}")
                 else:
                     file.write(pixels.tobytes())
-                    rows.append((path.encode("utf-8", "surrogateescape"), about, label, _digest(pixels)))
+                    rows.append((path.encode("utf-8", "surrogateescape"), about, label, digest))
         width = max((len(path) for path, *_ in rows), default=1)
         kinds = [("path", f"S{width}"), ("about", "S42"), ("label", np.int64), ("digest", np.uint64)]
         table = np.array(rows, dtype=kinds)
@@ -208,12 +209,12 @@ class ImageFolder(Source):
                 index = json.loads((directory / "index.json").read_text())
                 for split in index["splits"] if index["format"] == FORMAT else []:
                     rows = np.load(directory / f"{split}.npy")
-                    flat = np.memmap(directory / f"{split}.pixels", np.uint8, "r")
+                    flat = np.asarray(np.memmap(directory / f"{split}.pixels", np.uint8, "r"))  # plain: much faster
                     complete = len(flat) // (3 * self.image_size**2)  # all, unless it was cut short
                     pixels = flat[: complete * 3 * self.image_size**2].reshape(complete, *self.image_shape)
                     for place, (path, about, _, digest) in enumerate(rows[:complete].tolist()):
                         if _digest(pixels[place]) == digest:
-                            known[path.decode("utf-8", "surrogateescape"), about.decode()] = (pixels, place)
+                            known[path.decode("utf-8", "surrogateescape"), about.decode()] = (pixels[place], digest)
         return known
 
     def _refuse_damaged(self, damaged: list[str]) -> None:

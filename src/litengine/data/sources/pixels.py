@@ -34,7 +34,8 @@ TURNS: dict[Any, Image.Transpose] = {
 def formats() -> list[str]:
     """The formats that are tried, whatever a file's suffix says: all that Pillow decodes by itself."""
     Image.init()
-    return sorted(set(Image.OPEN) - NOT_DECODED)
+    rare = sorted(set(Image.OPEN) - NOT_DECODED - {"JPEG", "PNG"})
+    return ["JPEG", "PNG", *rare]  # tried in this order
 
 
 @cache
@@ -165,7 +166,7 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     if (width, height) != (size, size):
         image = image.crop((left, top, left + size, top + size))
     pixels: NDArray[np.uint8] = np.asarray(image)
-    return np.moveaxis(pixels, 2, 0)  # (size, size, 3) -> (3, size, size)
+    return pixels.transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
 
 
 def decode(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:

@@ -27,6 +27,9 @@ SPLIT_NAME = re.compile(
 )
 
 
+DEEPEST = 100  # folders in each other
+
+
 class Entry(NamedTuple):
     """What a folder holds at `path`, relative to it and with "/". `about` changes when the content of a file does; of
     a bad entry it is the reason why it cannot be read."""
@@ -68,8 +71,8 @@ def walk(root: Path, folder: str = "", above: tuple[tuple[int, int], ...] = ()) 
     entry below it that cannot be read is a bad one."""
     try:
         here = os.stat(os.path.join(root, folder))
-        if (here.st_dev, here.st_ino) in above:
-            yield Entry(folder, "bad", "is a link to a folder above it")
+        if (here.st_dev, here.st_ino) in above or len(above) > DEEPEST:
+            yield Entry(folder, "bad", "is too deep, or a link to a folder above it")
             return
         with os.scandir(os.path.join(root, folder)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)

@@ -6,6 +6,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -35,7 +36,9 @@ def images(tmp_path_factory):
 def test_batches_are_in_order_with_the_reason_of_each_failure(images, count, monkeypatch):
     monkeypatch.setattr(decode, "_cores", lambda: 2)
     paths, expected = images
+    state = torch.get_rng_state()
     batches = list(decode_batches(paths[:count], 8, 50))
+    assert torch.equal(torch.get_rng_state(), state)  # or a run would depend on what is in the cache
     assert [len(found) for found, _ in batches] == [50] * (count // 50) + [count % 50] * (count % 50 > 0)
     np.testing.assert_array_equal(np.concatenate([found for found, _ in batches]), expected[:count])
     problems = [problem for _, problems in batches for problem in problems]

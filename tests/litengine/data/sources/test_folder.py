@@ -197,7 +197,7 @@ def damage(root):
         "dog/notes.txt": "is not an image of a known format",
         "dog/bomb.png": "has more than 67,108,864 pixels",
         "dog/dead.png": "cannot be read: No such file",
-        "cat/loop": "is a link to a folder above it",
+        "cat/loop": "is too deep, or a link to a folder above it",
         "cat/fifo.png": "is a FIFO, socket or device",
     }
 

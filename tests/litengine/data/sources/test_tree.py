@@ -133,7 +133,7 @@ def forbid(path):
 
 
 def test_bad_entries_do_not_end_a_scan(place, monkeypatch):
-    plant(place, "a/1.png", "b/1.png", "b/secret/1.png")
+    plant(place, "a/1.png", "b/1.png", "b/secret/1.png", "b/" + "d/" * 150 + "1.png")
     (place / "a/dead.png").symlink_to("gone.png")
     (place / "a/circle.png").symlink_to("circle.png")
     (place / "b/loop").symlink_to(place)
@@ -141,9 +141,11 @@ def test_bad_entries_do_not_end_a_scan(place, monkeypatch):
     real = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: forbid(path) if Path(path).name == "secret" else real(path))
     tree = scan(place)
-    assert [line.partition(":")[0] for line in tree.bad] == ["a/circle.png", "a/dead.png", "b/loop", "b/secret"]
+    assert [line.partition(":")[0] for line in tree.bad] == [
+        "a/circle.png", "a/dead.png", "b" + "/d" * 100, "b/loop", "b/secret",
+    ]  # fmt: skip
     assert splits(tree) == {"train": [("a/1.png", 0), ("a/fifo.png", 0), ("b/1.png", 1)]}  # not opened here
-    assert Entry("b/loop", "bad", "is a link to a folder above it") in walk(place)
+    assert Entry("b/loop", "bad", "is too deep, or a link to a folder above it") in walk(place)
     assert stat.S_ISFIFO((place / "a/fifo.png").stat().st_mode)
 
 
