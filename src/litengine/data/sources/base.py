@@ -63,3 +63,9 @@ class Source(ABC):
     def location(self) -> Path | None:
         """The file or folder that `prepare()` has made; None if it keeps nothing on the disk."""
         return None
+
+
+def check_image_size(size: int) -> None:
+    """Raises ValueError if it is not a size in pixels."""
+    if size < 1:
+        raise ValueError(f"image_size {size} is not a size in pixels: choose 1 or more, for example 32.")

@@ -27,34 +27,28 @@ def download(url: str, target: Path, md5: str, remedy: str) -> None:
 
     partial = target.with_name(target.name + ".partial")
     try:
-        _fetch_with_retries(url, partial, remedy)
+        for attempt in range(TRIES):
+            time.sleep(attempt and BACK_OFF_SECONDS * 2 ** (attempt - 1))
+            try:
+                _fetch(url, partial)
+                break
+            except urllib.error.HTTPError as error:
+                error.close()  # it is the response too
+                if error.code < 500 and error.code not in (408, 429):  # asking again does not help
+                    raise OSError(f"{url} answers {error.code} {error.reason}. {remedy}") from error
+                reason: object = f"{error.code} {error.reason}"
+            # errors of the network; any other OSError comes from the disk
+            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                reason = getattr(error, "reason", None) or error or type(error).__name__
+            except ValueError as error:
+                raise ValueError(f"{url!r} is not an address: {error}. {remedy}") from error
+        else:
+            raise OSError(f"Cannot download {url}, tried {TRIES} times: {reason}. {remedy}")
         if not check_integrity(partial, md5):
-            raise ValueError(
-                f"{url} gave another file than expected, and it was removed: the md5 of {target.name} must be {md5}. "
-                f"{remedy}"
-            )
+            raise ValueError(f"{url} gave another file than expected: the md5 of {target.name} must be {md5}. {remedy}")
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _fetch_with_retries(url: str, partial: Path, remedy: str) -> None:
-    for attempt in range(1, TRIES + 1):
-        try:
-            return _fetch(url, partial)
-        except urllib.error.HTTPError as error:
-            error.close()  # it is the response too
-            if error.code < 500 and error.code not in (408, 429):  # asking again does not help
-                raise OSError(f"{url} answers {error.code} {error.reason}. {remedy}") from error
-            reason: object = f"{error.code} {error.reason}"
-        # errors of the network; any other OSError comes from the disk
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = getattr(error, "reason", None) or error or type(error).__name__
-        except ValueError as error:
-            raise ValueError(f"{url!r} is not an address: {error}. {remedy}") from error
-        if attempt < TRIES:
-            time.sleep(BACK_OFF_SECONDS * 2 ** (attempt - 1))
-    raise OSError(f"Cannot download {url}, tried {TRIES} times: {reason}. {remedy}")
 
 
 def _fetch(url: str, partial: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import Arrays, Source, Split
+from .base import Arrays, Source, Split, check_image_size
 from .cache import build_once, is_intact, map_array
 from .decode import decode_batches
 from .progress import progress_bar
@@ -64,8 +64,7 @@ class ImageFolder(Source):
         cache_dir: str = "data/cache",
         grey_max: float | None = None,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size {image_size} is not a size in pixels: choose 1 or more, for example 32.")
+        check_image_size(image_size)
         if not 0 <= test_fraction < 1:
             raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose 0 or more and less than 1.")
         if grey_max is not None and not grey_max > 0:
@@ -228,12 +227,7 @@ class ImageFolder(Source):
 
 
 class _Paths(Sequence[str]):
-    """Paths of many files, each made when it is asked for: a list of a million takes a hundred megabytes.
-
-    Args:
-        names: bytes (N,), memory-mapped.
-        folder: put in front of every name.
-    """
+    """Paths below `folder` from memory-mapped bytes (N,), made one by one: a list of a million takes 100 MB."""
 
     def __init__(self, names: np.ndarray, folder: Path) -> None:
         self.names = names

@@ -57,10 +57,8 @@ def is_image(path: str) -> bool:
 
 @contextmanager
 def open_image(path: str) -> Iterator[ImageFile]:
-    """The image in a file, not yet decoded. Special files are not opened, because opening a FIFO would wait for ever.
-
-    Raises ValueError if it is no file with content, OSError if it cannot be opened.
-    """
+    """The image in a file, not yet decoded. Raises ValueError for an empty or special file, without opening it (a FIFO
+    would wait for ever), OSError if it cannot be opened."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("is a folder" if stat.S_ISDIR(status.st_mode) else "is a FIFO, socket or device, not a file")
@@ -90,11 +88,8 @@ def to_rgb(image: Image.Image, grey_max: float | None = None) -> Image.Image:
     """An image of any mode as RGB, as `convert("RGB")` does it: alpha is dropped, not blended, and an animation gives
     its first frame. Only grey of more than 8 bits differs, which Pillow would clip: 0..`grey_max` becomes 0..255.
 
-    Args:
-        grey_max: the grey value that is white; None means 65535 for integers.
-
-    Raises ValueError for grey values outside 0..`grey_max`. Without `grey_max`, also for floats, whose range is not
-    known, and if the brightest pixel is so dark that the values probably have fewer than 16 bits.
+    Without `grey_max` it is 65535. Raises ValueError for grey values outside this range; without `grey_max` also for
+    floats, and if the brightest pixel is so dark that the values probably have fewer than 16 bits.
     """
     if image.mode.startswith(("I", "F")):
         image = _scale_grey(image, grey_max)
@@ -165,8 +160,8 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     left, top = round((width - size) / 2), round((height - size) / 2)
     if (width, height) != (size, size):
         image = image.crop((left, top, left + size, top + size))
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    return pixels.transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
+    pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
+    return pixels
 
 
 def decode(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:

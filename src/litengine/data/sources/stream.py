@@ -6,7 +6,7 @@ import time
 import zlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -104,39 +104,10 @@ class Stream(Source):
     def __init__(self, root: str, cache_dir: str = "data/cache") -> None:
         self.files = StreamFiles(root, Path(cache_dir).expanduser())
         self.root = self.files.root
-        self._contents: Contents | None = None
 
-    @property
+    @cached_property
     def contents(self) -> Contents:
-        """Raises as `prepare` does."""
-        if self._contents is None:
-            self._contents = self._read_contents()
-        return self._contents
-
-    @property
-    def class_names(self) -> list[str]:
-        return list(self.contents.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.contents.image_shape
-
-    def prepare(self) -> None:
-        """Reads what the stream holds, but no image. Raises ValueError if there is no stream, or LitData is not
-        installed; OSError if it cannot be read."""
-        self._contents = self.contents
-
-    def load(self, split: Split) -> Arrays | None:
-        """uint8 (N, C, H, W) in shards, and int64 labels in memory; None if the stream has no such split."""
-        contents = self.contents
-        if split not in contents.sizes:
-            return None
-        shape = (contents.sizes[split], *contents.image_shape)
-        images = Shards(partial(self._read_shard, split), shape, contents.per_shard)
-        statistics = (contents.mean, contents.std) if split == "train" else None
-        return Arrays(images, contents.labels_of(split), statistics=statistics)
-
-    def _read_contents(self) -> Contents:
+        """What the stream says of itself. Raises as `prepare` does."""
         if self.files.is_remote:
             check_litdata()
         elif not Path(self.root, CONTENTS, "index.json").is_file():
@@ -153,26 +124,60 @@ class Stream(Source):
                 f"cannot read a stream at {self.root} ({_in_short(error)}); is it there, finished, and may you read it?"
             ) from error
 
+    @property
+    def class_names(self) -> list[str]:
+        return list(self.contents.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.contents.image_shape
+
+    def prepare(self) -> None:
+        """Reads what the stream holds, but no image. Raises ValueError if there is no stream, or LitData is not
+        installed; OSError if it cannot be read."""
+        _ = self.contents
+
+    def load(self, split: Split) -> Arrays | None:
+        """uint8 (N, C, H, W) in shards, and int64 labels in memory; None if the stream has no such split."""
+        contents = self.contents
+        if split not in contents.sizes:
+            return None
+        shape = (contents.sizes[split], *contents.image_shape)
+        images = Shards(partial(self._read_shard, split), shape, contents.per_shard)
+        statistics = (contents.mean, contents.std) if split == "train" else None
+        return Arrays(images, contents.labels_of(split), statistics=statistics)
+
     def _read_shard(self, split: str, shard: int) -> Tensor:
         """uint8 (n, C, H, W). Raises OSError if it cannot be read, ValueError if it is damaged."""
         if not self.files.is_remote:
-            return self._images(split, shard, self._fetch(split, shard))
-        copy = self.files.cache / f"{split}-{shard}.bin"
+            return self._fetch(split, shard)
         with suppress(OSError, ValueError):
-            return self._images(split, shard, copy.read_bytes())
+            return self._images(split, shard, self._copy(split, shard).read_bytes())
         for pause in PAUSES:
             with suppress(OSError, ValueError):
-                return self._keep(copy, split, shard)
+                return self._fetch(split, shard)
             time.sleep(pause)
-        return self._keep(copy, split, shard)
+        return self._fetch(split, shard)
 
-    def _fetch(self, split: str, shard: int) -> bytes:
+    def _fetch(self, split: str, shard: int) -> Tensor:
+        """Read a shard where the stream is, and keep a copy of a download if the disk has room."""
         try:
-            return self.files.read(split, shard)
+            content = self.files.read(split, shard)
         except Exception as error:  # each object store has its own
             raise OSError(
                 f"shard {shard} of the {split} images in {self.root} cannot be read: {_in_short(error)}"
             ) from error
+        images = self._images(split, shard, content)
+        if self.files.is_remote:
+            with suppress(OSError):  # others fill the disk too; what is not kept is downloaded again
+                self.files.cache.mkdir(parents=True, exist_ok=True)
+                disk = shutil.disk_usage(self.files.cache)
+                if disk.free - len(content) >= LEFT_FREE * disk.total:
+                    write_whole(self._copy(split, shard), content)
+        return images
+
+    def _copy(self, split: str, shard: int) -> Path:
+        return self.files.cache / f"{split}-{shard}.bin"
 
     def _images(self, split: str, shard: int, content: bytes) -> Tensor:
         """The images in a chunk, if their checksum is right."""
@@ -187,17 +192,6 @@ class Stream(Source):
             f"shard {shard} of the {split} images in {self.root} is damaged, or of another stream: copy it again, or "
             "make the stream again"
         )
-
-    def _keep(self, copy: Path, split: str, shard: int) -> Tensor:
-        """Download a shard, and keep `copy` of it for the next epoch if the disk has room."""
-        content = self._fetch(split, shard)
-        images = self._images(split, shard, content)
-        with suppress(OSError):  # others fill the disk too; what is not kept is downloaded again
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            disk = shutil.disk_usage(copy.parent)
-            if disk.free - len(content) >= LEFT_FREE * disk.total:
-                write_whole(copy, content)
-        return images
 
 
 def label_type(classes: int) -> np.dtype[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .base import Arrays, Source, Split
+from .base import Arrays, Source, Split, check_image_size
 from .decode import SMALL, Item, read_batches
 from .pixels import fit, to_pil, to_rgb
 from .progress import progress_bar
@@ -44,8 +44,7 @@ class TorchDataset(Source):
         num_workers: int = 2,
         image_size: int = 32,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size {image_size} is not a size in pixels: choose 1 or more, for example 32.")
+        check_image_size(image_size)
         if num_workers < 0:
             raise ValueError(f"num_workers {num_workers} is negative: choose 0 or more.")
         self.datasets: dict[str, Any] = {"train": train, "test": test, "val": val}
@@ -142,8 +141,8 @@ class TorchDataset(Source):
 
 
 class _Pixels(Dataset[Item]):
-    """The dataset with its images as uint8 (3, size, size). Exceptions become problems: one that crosses the border of
-    a worker process arrives with a page of traceback around it."""
+    """The dataset with its images as uint8 (3, size, size). Exceptions become problems, because one that leaves a
+    worker process has a page of traceback around it."""
 
     def __init__(self, dataset: Any, size: int) -> None:
         self.dataset = dataset
@@ -161,7 +160,7 @@ class _Pixels(Dataset[Item]):
 
 
 def names_of(dataset: Any) -> dict[int, str]:
-    """The class name of each label, from `class_to_idx` or `classes` of a dataset or of the one that it is a subset of;
+    """The class name of each label, from `class_to_idx` or `classes` of a dataset, or of the one that it is a subset of;
     empty if it has neither."""
     while not hasattr(dataset, "classes") and not hasattr(dataset, "class_to_idx") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset
