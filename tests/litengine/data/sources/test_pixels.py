@@ -88,15 +88,6 @@ def test_exif_orientation_is_applied(tmp_path):
     np.testing.assert_array_equal(decode(str(tmp_path / "turned.png"), 32), upright)
 
 
-def test_a_pil_image_is_turned_too(tmp_path):
-    image = picture(8, 6)
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    image.save(tmp_path / "turned.png", exif=exif)
-    with Image.open(tmp_path / "turned.png") as opened:
-        np.testing.assert_array_equal(np.asarray(to_pil(opened)), np.asarray(image)[::-1, ::-1])
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_damaged_exif_does_not_refuse_an_image(format, tmp_path):
     exif = Image.Exif()
@@ -182,14 +173,6 @@ def saved(path, image, **options):
     return str(path)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
-def test_png_of_any_mode(mode, tmp_path):
-    grey = RNG.integers(0, 2, (8, 8), dtype=np.uint8) * 255
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    decoded = decode(saved(tmp_path / "a.png", image), 8)
-    np.testing.assert_array_equal(decoded, np.stack([grey] * 3))
-
-
 def png_of_16_bits(path, array, colour_type):
     header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, colour_type, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
@@ -230,17 +213,6 @@ def test_of_an_animation_the_first_frame(suffix, tmp_path):
     first, second = Image.new("RGB", (8, 8), (255, 255, 255)), Image.new("RGB", (8, 8), (0, 0, 0))
     path = saved(tmp_path / f"a.{suffix}", first, save_all=True, append_images=[second])
     assert (decode(path, 8) == 255).all()
-
-
-def test_one_pixel_fills_the_image(tmp_path):
-    decoded = decode(saved(tmp_path / "a.png", Image.new("RGB", (1, 1), (1, 2, 3))), 32)
-    assert decoded.shape == (3, 32, 32)
-    assert (decoded == np.array([1, 2, 3]).reshape(3, 1, 1)).all()
-
-
-def test_a_name_with_spaces_and_letters_of_any_script(tmp_path):
-    path = saved(tmp_path / "mein Kätzchen 猫 [1].png", picture(8, 8))
-    assert decode(path, 8).any()
 
 
 def png(header, content):

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from litdata.streaming import Cache
@@ -240,8 +239,3 @@ def test_without_litdata(monkeypatch):
     monkeypatch.setattr(stream_files, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[stream\]'"):
         Stream("s3://bucket/stream").prepare()
-
-
-@pytest.mark.parametrize(("classes", "kind"), [(2, np.uint8), (256, np.uint8), (257, np.uint16), (65537, np.uint32)])
-def test_labels_take_as_few_bytes_as_they_can(classes, kind):
-    assert stream.label_type(classes) == kind

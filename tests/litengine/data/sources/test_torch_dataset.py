@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from litengine.data.sources import Source, TorchDataset
@@ -35,37 +34,6 @@ def source_of(*items, **arguments):
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (Image.fromarray(RGB), RGB),
-        (Image.fromarray(RGB[:, :, 0]), RGB[:, :, [0, 0, 0]]),
-        (RGB, RGB),
-        (RGB[:, :, 0], RGB[:, :, [0, 0, 0]]),
-        (RGB.transpose(2, 0, 1), RGB),
-        (torch.from_numpy(RGB).permute(2, 0, 1), RGB),
-        (torch.from_numpy(RGB)[:, :, 0], RGB[:, :, [0, 0, 0]]),
-        (torch.from_numpy(RGB)[None, :, :, 0], RGB[:, :, [0, 0, 0]]),
-        (torch.from_numpy(RGB).permute(2, 0, 1) / 255, RGB),
-        (RGB.astype(np.float64) / 255, RGB),
-        (np.dstack([RGB, np.zeros((6, 6), np.uint8)]), RGB),
-    ],
-)
-def test_every_kind_of_image_becomes_the_same_pixels(image, expected):
-    arrays = source_of((image, 0), (image, 1)).load("train")
-    assert arrays.images.dtype == torch.uint8
-    assert arrays.labels.tolist() == [0, 1]
-    for row in arrays.images:
-        np.testing.assert_array_equal(row, expected.transpose(2, 0, 1))
-
-
-def test_larger_images_are_resized_and_cropped():
-    wide = RNG.integers(0, 256, (8, 20, 3), dtype=np.uint8)
-    image = Image.fromarray(wide).resize((15, 6), Image.Resampling.BILINEAR).crop((4, 0, 10, 6))
-    arrays = source_of((Image.fromarray(wide), 0)).load("train")
-    np.testing.assert_array_equal(arrays.images[0], np.asarray(image).transpose(2, 0, 1))
 
 
 def test_order_and_labels_are_kept_through_workers():
