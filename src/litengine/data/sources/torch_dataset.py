@@ -160,7 +160,7 @@ class _Pixels(Dataset[Item]):
 
 
 def names_of(dataset: Any) -> dict[int, str]:
-    """The class name of each label, from `class_to_idx` or `classes` of a dataset, or of the one that it is a subset of;
+    """The class name of each label, from `class_to_idx` or `classes` of a dataset or of the one that it is part of;
     empty if it has neither."""
     while not hasattr(dataset, "classes") and not hasattr(dataset, "class_to_idx") and hasattr(dataset, "dataset"):
         dataset = dataset.dataset

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
 from litengine.data.sources.pixels import decode, decode_safely, fit, is_image, to_pil, to_rgb
@@ -106,10 +106,12 @@ def test_damaged_exif_does_not_refuse_an_image(format, tmp_path):
 def test_exif_is_not_rewritten(tmp_path):
     """Pillow's exif_transpose writes all tags again, and fails for values that do not fit their type."""
     exif = Image.Exif()
-    exif[0x0112], exif[0x0100] = 3, 70000
-    content = exif.tobytes().replace(struct.pack("<I", 70000), struct.pack("<i", -5))
+    exif[0x0112], exif[0x010F] = 3, "m"
+    text_as_number = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x07\x00\x02")
     image = picture(8, 8)
-    image.save(tmp_path / "a.png", exif=content)
+    image.save(tmp_path / "a.png", exif=text_as_number)
+    with pytest.raises(struct.error), Image.open(tmp_path / "a.png") as opened:
+        ImageOps.exif_transpose(opened)
     np.testing.assert_array_equal(decode(str(tmp_path / "a.png"), 8), np.asarray(image)[::-1, ::-1].transpose(2, 0, 1))
 
 
