@@ -17,9 +17,9 @@ class RandomFlip(Augment):
 
 
 class AlternatingFlip(Augment):
-    """Mirrors every image in every other epoch: a random half of them in even epochs, the others in odd ones.
+    """Mirrors every image in every other epoch: a random half of them in even epochs, the others in odd epochs.
 
-    So two epochs show each image from both sides, where RandomFlip shows half of them twice from the same one
+    Two epochs show each image from both sides; RandomFlip shows half of the images twice from the same side
     (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU").
     """
 
@@ -28,16 +28,16 @@ class AlternatingFlip(Augment):
 
 
 class RandomCrop(Augment):
-    """Pads by `padding` pixels on every side and cuts a window of the old size at a random place.
+    """Pads `padding` pixels on every side and cuts a window of the old size at a random position.
 
     Args:
         padding: pixels; each image moves by -padding..padding in both directions.
-        mode: what stands in the padding: `zeros` (black) or the `reflect`ed border.
+        mode: fill the padding with `zeros` (black) or `reflect` the border.
     """
 
     def __init__(self, padding: int = 4, mode: Literal["zeros", "reflect"] = "zeros") -> None:
         if padding < 1:
-            raise ValueError(f"RandomCrop padding {padding} moves nothing: give 1 or more, or leave RandomCrop out")
+            raise ValueError(f"RandomCrop padding {padding} moves nothing: choose 1 or more, or leave RandomCrop out")
         self.padding = padding
         self.mode = mode
 
@@ -51,20 +51,19 @@ class RandomCrop(Augment):
         padded = F.pad(images, (self.padding,) * 4, mode="constant" if self.mode == "zeros" else self.mode).contiguous()
         rows, columns = padded.shape[2:]
         area, volume = rows * columns, channels * rows * columns
-        # A view of the window that begins at each byte, whatever it is: index_select copies it by whole rows of pixels,
-        # advanced indexing pixel by pixel.
+        # A view of all windows, one for each start byte: index_select copies whole rows of pixels, advanced indexing
+        # copies single pixels.
         last = (number - 1) * volume + 2 * self.padding * (columns + 1)  # below 0 without images
         windows = padded.as_strided((max(0, last + 1), channels, height, width), (1, area, columns, 1))
         return windows.index_select(0, torch.arange(number, device=images.device) * volume + top * columns + left)
 
 
 class Cutout(Augment):
-    """Hides one square of each image, its centre anywhere: what of it lies outside the image is cut off.
+    """Hides one square of each image, with its centre anywhere in the image; the square is clipped at the border.
 
-    The square gets the mean colour of its image, so that images keep their mean colour on average. DeVries and Taylor
-    2017 ("Improved Regularization of Convolutional Neural Networks with Cutout") fill it with the mean of the dataset,
-    which is 0 after normalisation; here, before it, that is not known. They found 16 pixels best for CIFAR-10, 8 for
-    CIFAR-100.
+    The square gets the mean colour of its image. DeVries and Taylor 2017 ("Improved Regularization of Convolutional
+    Neural Networks with Cutout") fill it with the mean of the dataset, which is not known before normalisation. They
+    found 16 pixels best for CIFAR-10, 8 for CIFAR-100.
 
     Args:
         size: pixels; height and width of the square.
@@ -72,22 +71,22 @@ class Cutout(Augment):
 
     def __init__(self, size: int) -> None:
         if size < 1:
-            raise ValueError(f"Cutout size {size} hides nothing: give 1 or more, or leave Cutout out")
+            raise ValueError(f"Cutout size {size} hides nothing: choose 1 or more, or leave Cutout out")
         self.size = size
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         height, width = images.shape[2:]
         if self.size >= min(height, width):
-            raise ValueError(f"Cutout of {self.size} pixels can hide all of a {height}x{width} image: give fewer")
+            raise ValueError(f"Cutout of {self.size} pixels can hide all of a {height}x{width} image: choose fewer")
         rows, columns = (self._hidden(draw.integers(0, length - 1), length) for length in (height, width))
         hidden = rows[:, None, :, None] & columns[:, None, None, :]  # (N, 1, H, W)
-        # in integers, since sums of floats differ from device to device
+        # integers, because sums of floats differ between devices
         total = images.sum((2, 3), dtype=torch.int32)
         mean = ((total + height * width // 2) // (height * width)).to(torch.uint8)[:, :, None, None]
-        return images + hidden * (mean - images)  # modulo 256, so exact; torch.where is five times slower on bytes
+        return images + hidden * (mean - images)  # exact modulo 256; torch.where is five times slower on bytes
 
     def _hidden(self, centre: Tensor, length: int) -> Tensor:
-        """bool (n, length): the pixels along one side that the square covers."""
+        """bool (n, length): the pixels that the square covers along one side."""
         first = centre[:, None] - self.size // 2
         pixel = torch.arange(length, device=centre.device)
         return (pixel >= first) & (pixel < first + self.size)
@@ -99,5 +98,5 @@ def _mirror(images: Tensor, which: Tensor) -> Tensor:
     if images.device.type != "cpu":
         return torch.where(which[:, None, None, None], mirrored, images)
     keep = ~which.numpy()
-    mirrored.numpy()[keep] = images.numpy()[keep]  # numpy copies whole images, torch byte by byte
+    mirrored.numpy()[keep] = images.numpy()[keep]  # numpy copies whole images, torch single bytes
     return mirrored

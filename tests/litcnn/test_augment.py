@@ -234,12 +234,12 @@ def test_reflecting_more_than_there_is_says_so():
 
 
 def test_padding_0_says_what_to_do():
-    with pytest.raises(ValueError, match="padding 0 moves nothing: give 1 or more, or leave RandomCrop out"):
+    with pytest.raises(ValueError, match="padding 0 moves nothing: choose 1 or more, or leave RandomCrop out"):
         RandomCrop(0)
 
 
 def test_cutout_that_hides_nothing_or_everything_says_so():
-    with pytest.raises(ValueError, match="Cutout size 0 hides nothing: give 1 or more, or leave Cutout out"):
+    with pytest.raises(ValueError, match="Cutout size 0 hides nothing: choose 1 or more, or leave Cutout out"):
         Cutout(0)
     with pytest.raises(ValueError, match="Cutout of 8 pixels can hide all of a 9x8 image: give fewer"):
         Cutout(8)(random_images(2, 3, 9, 8), draw(2))

@@ -92,10 +92,7 @@ class Console(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._epoch is None or "train/loss" not in metrics:
             return
-        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}"]
-        for split in ("train", "val"):
-            if f"{split}/loss" in metrics:
-                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:7.2%}")
+        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics)]
         parts += [
             f"lr {metrics['lr']:<7.2g}",
             f"{metrics['images_per_second']:>7,.0f} images/s",
@@ -128,6 +125,22 @@ class Console(Callback):
             if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
         print_line(table)
+
+
+def _by_split(metrics: dict[str, float]) -> list[str]:
+    """Metrics of training and validation, without those of single steps and classes: "val loss 0.31 acc 92.10%"."""
+    parts = []
+    for split in ("train", "val"):
+        names = [name for name in metrics if name.startswith(f"{split}/") and name.count("/") == 1]
+        names = [name for name in names if not name.endswith("_step")]
+        names.sort(key=lambda name: (not name.endswith("/loss"), not name.endswith("/acc")))
+        shown = [f"{name.partition('/')[2]} {_format(name, metrics[name])}" for name in names]
+        parts += [f"{split} {' '.join(shown)}"] if shown else []
+    return parts
+
+
+def _format(name: str, value: float) -> str:
+    return f"{value:7.2%}" if name.endswith("/acc") else f"{value:.4f}"
 
 
 def _with_status(trainer: Trainer) -> list[Any]:
