@@ -84,7 +84,7 @@ class ImageClassifier(ClassifierModule):
         images, labels = self.normalize(batch[0]), batch[1]
         targets = labels
         if self.mixing is not None:
-            images, targets = self.mixing(images, F.one_hot(labels, len(self.class_names)).float())  # (N, classes)
+            images, targets = self.mixing(images, F.one_hot(labels, len(self.class_names)).to(images.dtype))  # (N, classes)
             labels = targets.argmax(1)  # the class with the largest part of the image
         logits = self.network(images)
         loss = self.compute_loss(logits, targets, self.label_smoothing)
