@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class RandomCrop(Augment):
             raise ValueError(
                 f"RandomCrop cannot reflect {self.padding} pixels of a {height}x{width} image: padding must be smaller"
             )
-        top, left = draw.integers(0, 2 * self.padding), draw.integers(0, 2 * self.padding)
+        top, left = draw.array(0, 2 * self.padding), draw.array(0, 2 * self.padding)
         padded = F.pad(images, (self.padding,) * 4, mode="constant" if self.mode == "zeros" else self.mode).contiguous()
         rows, columns = padded.shape[2:]
         area, volume = rows * columns, channels * rows * columns
@@ -56,7 +57,7 @@ class RandomCrop(Augment):
         # copies single pixels.
         last = (number - 1) * volume + 2 * self.padding * (columns + 1)  # below 0 without images
         windows = padded.as_strided((max(0, last + 1), channels, height, width), (1, area, columns, 1))
-        return windows.index_select(0, torch.arange(number, device=images.device) * volume + top * columns + left)
+        return windows.index_select(0, draw.to_device(np.arange(number) * volume + top * columns + left))
 
 
 class Cutout(Augment):

@@ -50,7 +50,7 @@ class ImageClassifier(ClassifierModule):
         freeze: names or patterns of parameters or modules that are not trained, such as `[blocks]`.
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
-        compile: compile the network with `torch.compile`; checkpoints stay the same.
+        compile: compile the network with `torch.compile`; a string is its `mode`. Checkpoints stay the same.
         tta: test-time augmentation in test, predict, export and demo: logits are averaged over 2 (`flip`) or 6
             (`flip+shift`) views of each image.
 
@@ -77,7 +77,7 @@ class ImageClassifier(ClassifierModule):
         freeze: Sequence[str] = (),
         unfreeze_at_epoch: int | None = None,
         channels_last: bool = True,
-        compile: bool = False,
+        compile: bool | str = False,
         tta: TTA = "none",
     ) -> None:
         super().__init__(network, tta, channels_last, compile, init_from, freeze, unfreeze_at_epoch)
@@ -118,7 +118,8 @@ class ImageClassifier(ClassifierModule):
         images, labels = self.normalize(batch[0]), batch[1]
         targets = labels
         if self.mixing is not None:
-            images, targets = self.mixing(images, F.one_hot(labels, len(self.class_names)).float())  # (N, classes)
+            one_hot = F.one_hot(labels, len(self.class_names)).to(images.dtype)  # (N, classes)
+            images, targets = self.mixing(images, one_hot)
             labels = targets.argmax(1)  # the class with the largest part of the image
         logits = self.network(images)
         loss = self.compute_loss(logits, targets, self.label_smoothing, self.weights)

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
@@ -17,6 +18,7 @@ from litengine.datamodule import ClassificationData
 from litengine.distributed import reduced, share
 from litengine.normalize import Normalize
 from litengine.optim import Frozen, check_length, make_schedule
+from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
 from litengine.training.initial_weights import load_initial_weights
@@ -47,7 +49,8 @@ class ClassifierModule(LightningModule):
             gets up to 5,000 normalised training images before training.
         tta: test-time augmentation in test, predict, export and demo (see `litengine.views`).
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
-        compile: compile the network with `torch.compile`, in place: checkpoints are the same.
+        compile: compile the network with `torch.compile`, in place: checkpoints are the same. A string is the `mode` of
+            torch.compile, such as `reduce-overhead`.
         init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
         freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
@@ -60,7 +63,7 @@ class ClassifierModule(LightningModule):
         network: nn.Module,
         tta: TTA = "none",
         channels_last: bool = True,
-        compile: bool = False,
+        compile: bool | str = False,
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         unfreeze_at_epoch: int | None = None,
@@ -77,9 +80,11 @@ class ClassifierModule(LightningModule):
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
-        self._sums: dict[str, Tensor] = {}  # of each split: loss, correct predictions, images
+        self._tallies: dict[str, Tally] = {}  # of each split
         self._counts_batch = True
-        self._share: Tensor | float = 1.0
+        self._weight: Tensor | float = 1.0  # of the batch in the gradient of its step
+        # of the last backward, without the loss scale
+        self.backward_loss = self.gradient_norm = torch.zeros(())
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
         self._plateau_state: dict[str, Any] | None = None
@@ -112,18 +117,19 @@ class ClassifierModule(LightningModule):
             logits: (N, classes).
             labels: int64 (N,).
         """
-        loss, logits, images = loss.detach(), logits.detach(), len(labels)
-        correct = (logits.argmax(1) == labels).sum()
-        batch = torch.stack([loss.float() * images, correct.float(), torch.full_like(correct, images).float()])
-        if self._counts_batch and images:
-            self._sums[split] += batch
+        loss, logits = loss.detach(), logits.detach()
+        hits = logits.argmax(1) == labels
+        if self._counts_batch and len(labels):
+            self._tallies[split].add(loss, hits)
             if split in self.metrics:
                 self._collection(split).update(logits.float().softmax(1), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
         if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss_sum, correct, images_of_all = reduced(batch, "sum")
-            values = {"train/loss_step": loss_sum / images_of_all, "train/acc_step": correct / images_of_all}
+            self._tallies[split].settle()
+            batch = torch.stack([loss.float() * len(labels), hits.sum(), torch.full_like(loss, len(labels)).float()])
+            loss_sum, correct, images = reduced(batch, "sum")
+            values = {"train/loss_step": loss_sum / images, "train/acc_step": correct / images}
             self.log_dict(values, prog_bar=True, logger=False)
             self._record({**values, "lr_step": self._rate}, self.global_step)
 
@@ -169,14 +175,13 @@ class ClassifierModule(LightningModule):
             self._check_network()
             self._freeze()
         if self._compile:
-            self.network.compile()
+            self.network.compile(mode=None if self._compile is True else self._compile)
             self._compile = False  # `setup` runs again for a test after a fit
         metrics = self.configure_metrics()
         for split in ("val", "test"):
             self.metrics[split] = metrics.clone(prefix=f"{split}/")
         self._class_accuracy = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
-        device = self.trainer.strategy.root_device
-        self._sums = {split: torch.zeros(3, device=device) for split in ("train", "val", "test")}
+        self._tallies = {split: Tally(self.trainer.strategy.root_device) for split in ("train", "val", "test")}
 
     def on_fit_start(self) -> None:
         if self._resumed:
@@ -230,22 +235,60 @@ class ClassifierModule(LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
+        for optimizer in self.trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    # torch's fused optimizers for CPUs give wrong numbers if the layouts in memory differ, as after a
+                    # resume with another channels_last
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     # Every step
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        labels = batch[1]
-        self._share = share(len(labels), labels.device)
+        labels, loader = batch[1], self.trainer.train_dataloader
+        loader = loader if isinstance(loader, BatchLoader) else None
+        part = share(len(labels), labels.device) * self.trainer.world_size
+        self._weight = part * self._part_of_step(batch_idx, loader)
         # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        loader = self.trainer.train_dataloader
         # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
-        repeated = isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
-        self._counts_batch = self.trainer.is_global_zero or not repeated
+        self._counts_batch = self.trainer.is_global_zero or not (loader and loader.is_repeated(batch_idx))
+
+    def _part_of_step(self, batch_idx: int, loader: BatchLoader | None) -> float:
+        """The images of a batch, as a fraction of those of its optimizer step, times accumulate_grad_batches, by which
+        Lightning divides each loss. 1 if batches have equal sizes and the epoch does not end within the step."""
+        number = self.trainer.accumulate_grad_batches
+        if number == 1:
+            return 1.0
+        first = batch_idx - batch_idx % number
+        step = range(first, int(min(first + number, self.trainer.num_training_batches)))
+        sizes = [loader.size(index) if loader else 1 for index in step]
+        return sizes[batch_idx - first] * number / sum(sizes)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        # DDP averages the gradients of the processes; their slices of the global batch may differ in size.
-        super().backward(loss * (self._share * self.trainer.world_size), *args, **kwargs)
+        # The gradient of a step is the mean over its images: DDP averages over processes, Lightning over accumulated
+        # batches, but these may differ in size.
+        weighted = loss if isinstance(self._weight, float) and self._weight == 1 else loss * self._weight
+        super().backward(weighted, *args, **kwargs)
+        gradients = [each.grad for each in parameters(self.trainer.optimizers[0]) if each.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.backward_loss, self.gradient_norm = loss.detach(), norm
+        if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+            scale = scaler.scale(torch.ones_like(norm))  # unlike get_scale, this does not wait for the device
+            self.backward_loss, self.gradient_norm = self.backward_loss / scale, norm / scale
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            # not by Lightning, which refuses fused optimizers and computes the norm again
+            clip_grads_with_norm_(parameters(optimizer), gradient_clip_val, self.gradient_norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # Every epoch
 
@@ -275,8 +318,8 @@ class ClassifierModule(LightningModule):
         self.log_dict(self._values("test"), sync_dist=True)
 
     def _loss_and_accuracy(self, split: Split) -> dict[str, Tensor]:
-        loss, correct, images = reduced(self._sums[split], "sum").clone()
-        self._sums[split].zero_()
+        loss, correct, images = self._tallies[split].sums()
+        self._tallies[split].reset()
         return {f"{split}/loss": loss / images, f"{split}/acc": correct / images}
 
     def _values(self, split: Split) -> dict[str, Tensor]:
@@ -314,7 +357,7 @@ class ClassifierModule(LightningModule):
             "tta": self.tta,
             "channels_last": self.normalize.channels_last,
         }
-        checkpoint["train_sums"] = reduced(self._sums["train"], "sum")  # the epoch may be unfinished
+        checkpoint["train_sums"] = self._tallies["train"].sums()  # the epoch may be unfinished
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
@@ -329,8 +372,8 @@ class ClassifierModule(LightningModule):
         check_same_network(self.state_dict(), checkpoint["state_dict"])
         if not self._statistics_given:
             self.normalize.set(data["mean"], data["std"])
-        if self._sums and self.trainer.is_global_zero:
-            self._sums["train"].copy_(checkpoint["train_sums"])
+        if self._tallies and self.trainer.is_global_zero:
+            self._tallies["train"].set(checkpoint["train_sums"])
         self._resumed = True
         self._rate = checkpoint["rate"]
         self._plateau_state = checkpoint.get("plateau")
@@ -344,6 +387,10 @@ class ClassifierModule(LightningModule):
                 check_length(schedule, state)
         elif self._plateau_state is not None:
             schedule.load_state_dict(self._plateau_state)
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _shortened(names: list[str]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .augment import Augment, Draw
 from .sources.shards import Shards
 
+ORDER = 0x0DE2  # tags the random stream of the order, which differs from that of the augmentation
 Batch = tuple[Tensor, Tensor]
 Position = tuple[int, int]
 
@@ -76,7 +77,14 @@ class BatchLoader:
         self.prefetch = prefetch
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        full, rest = divmod(len(self.indices), self.batch_size)
+        # BatchNorm cannot train on one image: if that would be the last batch, it joins the batch before
+        return full + (rest > 1 or (rest == 1 and not (full and self.shuffle)))
+
+    def size(self, number: int) -> int:
+        """Images in batch `number` of an epoch, over all processes together."""
+        start = number * self.batch_size
+        return len(self.indices) - start if number == len(self) - 1 else self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: `position` is asked at the first batch, not when the Trainer makes the iterator, which on a
@@ -102,7 +110,7 @@ class BatchLoader:
         """int64: the indices of all images in the order of this epoch."""
         if not self.shuffle:
             return self.indices
-        generator = np.random.default_rng((self.seed, epoch))
+        generator = np.random.default_rng((ORDER, self.seed, epoch))
         if self.probabilities is not None:
             return generator.choice(self.indices, len(self.indices), p=self.probabilities)
         if isinstance(self.images, Shards):
@@ -126,17 +134,21 @@ class BatchLoader:
         return images, labels
 
     def is_repeated(self, number: int) -> bool:
-        """Whether batch `number` has fewer images than there are processes, so that all train on all of them."""
-        size = min(self.batch_size, len(self.indices) - number * self.batch_size)
-        return self.shuffle and size < self.world_size
+        """Whether all processes train on all images of batch `number`, because it is too small to be divided."""
+        return self._is_small(self.size(number))
+
+    def _is_small(self, size: int) -> bool:
+        # no network can be trained on no image, and BatchNorm not on one of an incomplete batch
+        return self.shuffle and (size < self.world_size or size < min(2 * self.world_size, self.batch_size))
 
     def _whole(self, order: np.ndarray, number: int) -> np.ndarray:
-        return order[number * self.batch_size : (number + 1) * self.batch_size]
+        start = number * self.batch_size
+        return order[start : start + self.size(number)]
 
     def _slice(self, size: int) -> slice:
-        """Which images of a global batch of this size are this process's. Where there are fewer than processes, all
-        train on all of them: no network can be trained on none, and the mean of their gradients is the same."""
-        if self.shuffle and size < self.world_size:
+        """This process's images of a global batch of this size: its share, or all images of a batch that is too small.
+        The mean of the gradients of all processes is the same."""
+        if self._is_small(size):
             return slice(0, size)
         return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 

@@ -70,8 +70,8 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
         progress_bar("Classifying", len(paths)) as advance,
         closing(decode_batches(paths, predictor.image_size, batch_size)) as batches,
     ):
-        for first, (images, failures) in zip(range(0, len(paths), batch_size), batches, strict=True):
-            reasons = {index: reason for index, reason, _ in failures}
+        for first, (images, problems) in zip(range(0, len(paths), batch_size), batches, strict=True):
+            reasons = dict(enumerate(problems, start=first))
             probabilities = predictor.probabilities(torch.from_numpy(images)).numpy()  # (N, classes)
             for index, numbers in enumerate(probabilities, start=first):
                 best = Prediction(numbers, predictor.class_names).top(top_k)

@@ -33,7 +33,7 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("epoch", [0, 1, 7])
 def test_every_image_comes_once_an_epoch_with_its_label(epoch):
-    batches = list(loader(shuffle=True, place=lambda: (epoch, 0)))
+    batches = list(loader(shuffle=True, position=lambda: (epoch, 0)))
     assert [len(numbers) for _, numbers in batches] == [4, 4, 4, 1]  # the last, short one is kept
     assert sorted(chain(*labels(batches))) == list(range(13))
     for images, numbers in batches:
@@ -79,7 +79,7 @@ def random_loader(**options) -> BatchLoader:
 
 
 def test_a_batch_by_itself_is_the_one_of_the_whole_epoch():
-    whole = list(random_loader(place=lambda: (4, 0)))
+    whole = list(random_loader(position=lambda: (4, 0)))
     alone = random_loader()
     assert same(
         [alone.batch(alone.order(4), 4, number) for number in (3, 0, 4, 2, 1)], [whole[n] for n in (3, 0, 4, 2, 1)]
@@ -88,13 +88,13 @@ def test_a_batch_by_itself_is_the_one_of_the_whole_epoch():
 
 @pytest.mark.parametrize("start", [0, 2, 4, 5])
 def test_from_the_middle_of_an_epoch_it_goes_on_with_the_same_batches(start):
-    whole = list(random_loader(place=lambda: (1, 0)))
-    assert same(list(random_loader(place=lambda: (1, start))), whole[start:])
+    whole = list(random_loader(position=lambda: (1, 0)))
+    assert same(list(random_loader(position=lambda: (1, start))), whole[start:])
 
 
 def test_another_epoch_has_other_augmentation():
     def by_label(epoch: int) -> torch.Tensor:
-        images, numbers = (torch.cat(parts) for parts in zip(*random_loader(place=lambda: (epoch, 0)), strict=True))
+        images, numbers = (torch.cat(parts) for parts in zip(*random_loader(position=lambda: (epoch, 0)), strict=True))
         return images[numbers.argsort()]
 
     assert (by_label(0) == by_label(1)).flatten(1).all(1).sum() < 10
@@ -132,14 +132,14 @@ def test_the_images_of_a_slice_are_known_without_making_it(world_size):
 
 
 @pytest.mark.parametrize("prefetch", [0, 2])
-def test_place_is_asked_at_the_first_batch_and_once(prefetch):
+def test_position_is_asked_at_the_first_batch_and_once(prefetch):
     asked = []
 
     def place():
         asked.append(True)
         return 0, 0
 
-    iterator = iter(loader(place=place, prefetch=prefetch))
+    iterator = iter(loader(position=place, prefetch=prefetch))
     assert asked == []
     next(iterator)
     next(iterator)
@@ -189,8 +189,8 @@ def test_batches_made_ahead_are_the_same_in_the_same_order(prefetch, start):
 
     for rank in range(2):
         ranks = {"rank": rank, "world_size": 2}
-        ahead = list(random_loader(place=place, prefetch=prefetch, **ranks))
-        assert same(ahead, list(random_loader(place=place, **ranks)))
+        ahead = list(random_loader(position=place, prefetch=prefetch, **ranks))
+        assert same(ahead, list(random_loader(position=place, **ranks)))
     assert none_left()
 
 
@@ -275,7 +275,7 @@ def test_a_fit_with_prefetch_sees_the_same_and_leaves_no_thread(settings):
     def fitted(prefetch: int) -> Recorder:
         model = Recorder()
         made = trainer(**settings)
-        batches = random_loader(prefetch=prefetch, place=lambda: (made.current_epoch, 0))
+        batches = random_loader(prefetch=prefetch, position=lambda: (made.current_epoch, 0))
         made.fit(model, batches)
         return model
 
