@@ -144,8 +144,10 @@ class RandomRotation(Augment):
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         height, width = images.shape[2:]
-        angle = draw.uniform(-self.degrees, self.degrees).deg2rad()
-        cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        # float64, because the last bit of a float32 depends on the position in the batch
+        angle = draw.uniform(-self.degrees, self.degrees).double().deg2rad()
+        cosine, sine = angle.cos().float(), angle.sin().float()
+        zero = torch.zeros_like(sine)
         return _resample(images, [cosine, -sine * height / width, zero, sine * width / height, cosine, zero])
 
 
@@ -204,15 +206,19 @@ class PerImage(Augment):
 
 def _random_window(draw: Draw, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Height and width of a random window for each image, as fractions of the image, float32 (n,)."""
-    area, shape = draw.uniform(*scale), draw.uniform(math.log(ratio[0]), math.log(ratio[1])).exp()
-    return (area / shape).sqrt().clamp(max=1), (area * shape).sqrt().clamp(max=1)
+    # float64, because the last bit of a float32 depends on the position in the batch
+    area, shape = draw.uniform(*scale).double(), draw.uniform(math.log(ratio[0]), math.log(ratio[1])).double().exp()
+    return (area / shape).sqrt().clamp(max=1).float(), (area * shape).sqrt().clamp(max=1).float()
 
 
 def _resample(images: Tensor, matrix: list[Tensor]) -> Tensor:
     """The images through an affine map from output to input coordinates, both -1 to 1; six tensors (n,), row by row."""
     if not len(images):
         return images
-    grid = F.affine_grid(torch.stack(matrix, 1).view(-1, 2, 3), list(images.shape), align_corners=False)
+    y, x = ((2 * torch.arange(length, device=images.device) + 1) / length - 1 for length in images.shape[2:])
+    # not F.affine_grid: the last bits of its matrix product depend on the number of images
+    rows = [each[:, None, None] for each in matrix]
+    grid = torch.stack([rows[i] * x + rows[i + 1] * y[:, None] + rows[i + 2] for i in (0, 3)], dim=-1)  # (N, H, W, 2)
     sampled = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled.round().clamp(0, 255).to(torch.uint8)
 

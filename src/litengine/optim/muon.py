@@ -104,9 +104,11 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         alike: dict[tuple[Any, ...], list[Tensor]] = {}  # one call for all parameters with the same settings
         for group in self.param_groups:
-            settings = tuple((name, group[name]) for name in (OF_MUON if group["rule"] == "muon" else OF_SGD))
+            chosen = tuple(
+                (name, group[name]) for name in (OF_MUON if group["rule"] == "muon" else OF_SGD)
+            )
             members = [parameter for parameter in group["params"] if parameter.grad is not None]
-            alike.setdefault((group["rule"], *settings), []).extend(members)
+            alike.setdefault((group["rule"], *chosen), []).extend(members)
         for (rule, *settings), parameters in alike.items():
             if parameters:
                 step = self._muon if rule == "muon" else self._sgd
@@ -129,7 +131,8 @@ class Muon(torch.optim.Optimizer):
         steps: int,
         renormalize: bool,
     ) -> None:
-        gradients, momenta = [parameter.grad for parameter in parameters], self._momenta(parameters)
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        momenta = self._momenta(parameters)
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, gradients)
         updates = torch._foreach_add(gradients, momenta, alpha=momentum) if nesterov else momenta
