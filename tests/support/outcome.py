@@ -26,7 +26,7 @@ def outcome(run: Path) -> dict[str, Any]:
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     with (run / "metrics.csv").open() as file:
         metrics = [{key: row[key] for key in row if key not in TIMINGS} for row in csv.DictReader(file)]
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_metrics")
+    parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_sums", "rate")
     found = {f"last {part}": digest(last[part]) for part in parts}
     found["plateau"] = digest(last.get("plateau"))
     found["best"] = digest(
