@@ -57,12 +57,14 @@ def tracker_of(directory: Path | None) -> Any:
     if directory is None:
         return False
     given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
-    loggers = given if isinstance(given, list) else [given]
-    ours = [
-        logger
-        for logger in loggers
-        if logger and logger is not True and logger["class_path"] == "litengine.loggers.Wandb"
-    ]
+    ours = [logger for logger in as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
     for logger in ours:
         logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
     return ours or False
+
+
+def as_list(value: Any) -> list[Any]:
+    """A Trainer argument that may be one, several, or switched on or off."""
+    if value is None or isinstance(value, bool):
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
 from litengine.cli import errors
-from litengine.cli.remembered import with_what_is_remembered
+from litengine.cli.remembered import as_list, with_what_is_remembered
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.loggers import CSVMetrics
@@ -143,17 +143,17 @@ class CLI(LightningCLI):
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
-        extra = [*_as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
+        extra = [*as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
         extra += [training.WriteReport(["python", "main.py", *self.args])]
         extra += [training.ExactResume(), training.StopOnSignal()]
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
             extra.append(training.ProgressBar())
         loggers = []
         if self.subcommand == "fit":
-            loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
+            loggers = [*as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
         elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
-            loggers = _as_list(settings["logger"])
-        plugins = [*_as_list(settings["plugins"]), CheckpointFiles()]
+            loggers = as_list(settings["logger"])
+        plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
         check_size(trainer.num_nodes, trainer.num_devices)
         return trainer
@@ -196,7 +196,7 @@ class CLI(LightningCLI):
         if not config.trainer.default_root_dir:
             config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
         directory = Path(config.trainer.default_root_dir)
-        for logger in _as_list(config.trainer.logger):
+        for logger in as_list(config.trainer.logger):
             arguments = logger.init_args
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
@@ -257,10 +257,3 @@ def _default_arguments(network: str) -> dict[str, Any]:
         return dict(parser.get_defaults().items())
     except (ImportError, AttributeError, ValueError, ArgumentError):
         return {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    """Trainer arguments that may be one, several, or switched on or off."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
