@@ -67,11 +67,26 @@ EXACT = {
         *ARTICLE, *with_callback("GradientAccumulationScheduler", scheduling='{"1": 2, "2": 3}'),
     ],
     "BaseFinetuning": [*ARTICLE, "--trainer.callbacks+", "every_checkpoint.UnfreezeLater"],
-    "max_steps": [*ARTICLE, "--trainer.max_epochs", "-1", "--trainer.max_steps", "12"],
+    "max_steps, validation every 3 batches": [
+        *ARTICLE, "--trainer.max_epochs", "-1", "--trainer.max_steps", "12",
+        "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
+    ],
+    "cosine, max_epochs null": [
+        *ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "null",
+        "--trainer.max_steps", "12",
+    ],
 }  # fmt: skip
 # Refused before the first step
 REFUSED = {
-    "StochasticWeightAveraging": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001)],
+    "StochasticWeightAveraging": [
+        *ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001, device="cpu")
+    ],
+    "ModelCheckpoint every 2 steps": [*ARTICLE, *with_callback("ModelCheckpoint", every_n_train_steps=2)],
+    "validation inside an accumulation": [
+        *ARTICLE, "--trainer.val_check_interval", "3", "--trainer.accumulate_grad_batches", "2",
+    ],
+    "validation by the clock": [*ARTICLE, "--trainer.val_check_interval", "00:00:00:01"],
+    "a value that cannot be written": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001)],
 }
 
 

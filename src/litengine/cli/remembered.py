@@ -44,9 +44,26 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
         print_line(f"passed over: {damage}")
     if newest.path is None and newest.skipped:
         raise ValueError(f"no checkpoint of {relative(directory)} is intact: start the run anew, without --resume")
-    place = ["--trainer.default_root_dir", str(directory), "--ckpt_path", str(newest.path or "null")]
-    recorded = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
-    return ["fit", "--config", json.dumps(project.renamed(recorded, [project.package()])), *rest, *place]
+    place = ["--resume", str(directory), "--trainer.default_root_dir", str(directory)]
+    if newest.path is None:
+        print_line(f"{relative(directory)} ended before its first checkpoint: it starts again from its own config")
+    else:
+        place += ["--ckpt_path", str(newest.path)]
+    return ["fit", "--config", json.dumps(_config_of(directory)), *rest, *place]
+
+
+def _config_of(directory: Path) -> Any:
+    """The config that a run recorded, with the present name of the project's package."""
+    path = directory / run_directory.CONFIG
+    try:
+        recorded = yaml.safe_load(path.read_text("utf-8"))
+        recorded["trainer"]
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{relative(path)} is missing or damaged ({str(error).partition(chr(10))[0]}): give its settings once more "
+            f"in a new run that begins with --ckpt_path {relative(directory)}/checkpoints/last.ckpt"
+        ) from error
+    return project.renamed(recorded, [project.package()])
 
 
 def tracker_of(directory: Path | None) -> Any:
@@ -56,7 +73,7 @@ def tracker_of(directory: Path | None) -> Any:
     """
     if directory is None:
         return False
-    given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
+    given = _config_of(directory)["trainer"]["logger"]
     ours = [logger for logger in as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
     for logger in ours:
         logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since

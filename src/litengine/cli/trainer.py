@@ -2,9 +2,7 @@
 
 import json
 import logging
-import os
 import re
-import uuid
 import warnings
 from argparse import ArgumentError
 from importlib import import_module
@@ -132,7 +130,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception:
-            run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            run_directory.discard(Path(self.config[self.subcommand].trainer.default_root_dir))
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -145,7 +143,7 @@ class CLI(LightningCLI):
             )
         extra = [*as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
         extra += [training.WriteReport(["python", "main.py", *self.args])]
-        extra += [training.ExactResume(), training.StopOnSignal()]
+        extra.append(training.ExactResume())
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
             extra.append(training.ProgressBar())
         loggers = []
@@ -155,6 +153,7 @@ class CLI(LightningCLI):
             loggers = as_list(settings["logger"])
         plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
+        trainer.callbacks.append(training.StopOnSignal())  # after all that save
         check_size(trainer.num_nodes, trainer.num_devices)
         return trainer
 
@@ -192,18 +191,26 @@ class CLI(LightningCLI):
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
         files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
         config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
-        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
-        if not config.trainer.default_root_dir:
-            config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
-        directory = Path(config.trainer.default_root_dir)
+        given, settings = config.trainer.default_root_dir, None
+        if self.subcommand == "fit":
+            settings = training.as_settings(self._parser("fit"), config)
+            self.save_config_kwargs = {"settings": settings}
+            if config.trainer.fast_dev_run:
+                settings = None  # leaves nothing to resume
+        else:
+            given = given or run_directory.run_dir_of(config.ckpt_path)
+        if self.subcommand == "fit" and config.resume in (None, "auto") or given is None:
+            given = run_directory.new_run_dir(config.runs, config.name, settings, given)
+        directory = Path(given)
+        config.trainer.default_root_dir = str(directory)
         for logger in as_list(config.trainer.logger):
             arguments = logger.init_args
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments:  # in the config of the run, so that a resumed run continues the tracker's
+            if "project" in arguments:
                 arguments.name = arguments.name or f"{config.name}/{directory.name}"
-                arguments.id = arguments.id or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # of a sweep
+                arguments.id = arguments.id or run_directory.run_id(directory)
 
 
 def run_verb(args: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 from litengine.training.batch_picture import BatchPicture
 from litengine.training.checkpoints import Checkpoints
-from litengine.training.config_record import RecordConfig
+from litengine.training.config_record import RecordConfig, as_settings
 from litengine.training.console import Console
 from litengine.training.exact_resume import ExactResume
 from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
@@ -20,5 +20,6 @@ __all__ = [
     "RecordConfig",
     "StopOnSignal",
     "WriteReport",
+    "as_settings",
     "explain_out_of_memory",
 ]
