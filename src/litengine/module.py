@@ -17,6 +17,7 @@ from litengine.datamodule import ClassificationData
 from litengine.distributed import reduced, share
 from litengine.normalize import Normalize
 from litengine.optim import check_length, make_schedule
+from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
 from litengine.views import TTA, average
 
@@ -66,6 +67,7 @@ class ClassifierModule(LightningModule):
         self._share: Tensor | float = 1.0
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
+        self._monitor = ""  # the metric that it watches
         self._plateau_state: dict[str, Any] | None = None
         self._schedule_states: list[dict[str, Any]] = []
         self._epochs: int | None = None  # of the fit, if the schedule needs it
@@ -116,7 +118,11 @@ class ClassifierModule(LightningModule):
         """What `configure_optimizers` returns: the optimizer with the schedule that `factory(optimizer)` makes.
 
         A missing `total_steps`, `T_max` or `total_epochs` becomes the length of the fit. Schedules with `total_steps`
-        move every step, others every epoch. ReduceLROnPlateau watches `val/loss`.
+        move every step, others every epoch. ReduceLROnPlateau watches its `monitor`, by default `val/loss`, or
+        `train/loss` if nothing is validated.
+
+        Raises:
+            ValueError: if ReduceLROnPlateau watches a metric of validation and nothing is validated.
         """
         if factory is None:
             return optimizer
@@ -130,6 +136,7 @@ class ClassifierModule(LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
             self._plateau = schedule
+            self._monitor = self._monitored(schedule)
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
@@ -177,6 +184,7 @@ class ClassifierModule(LightningModule):
     def _epochs_of_fit(self) -> int:
         self._epochs = self.trainer.max_epochs
         if self._epochs is None or self._epochs < 0:  # max_steps is given
+            self.trainer.fit_loop.setup_data()  # counts the batches
             batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
             self._epochs = math.ceil(batches / self.trainer.num_training_batches)
         return self._epochs
@@ -185,6 +193,29 @@ class ClassifierModule(LightningModule):
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
+
+    def _monitored(self, schedule: ReduceLROnPlateau) -> str:
+        given = getattr(schedule, "monitor", None)  # of lightning.pytorch.cli.ReduceLROnPlateau
+        monitor = str(given or "val/loss")
+        if not monitor.startswith(("train/", "val/")):
+            raise ValueError(f"ReduceLROnPlateau watches {monitor}: choose a metric such as val/loss or train/loss")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not monitor.startswith("val/") or (self.trainer.limit_val_batches != 0 and data.subset("val") is not None):
+            return monitor
+        if given:
+            raise ValueError(
+                f"ReduceLROnPlateau watches {monitor}, but nothing is validated: let it watch train/loss, or validate"
+            )
+        print_line("nothing is validated: ReduceLROnPlateau watches train/loss")
+        return "train/loss"
+
+    def _step_plateau(self, values: dict[str, Any]) -> None:
+        if self._plateau is None:
+            return
+        if self._monitor in values:
+            self._plateau.step(values[self._monitor])
+        elif self._monitor.partition("/")[0] in {name.partition("/")[0] for name in values}:
+            raise ValueError(f"ReduceLROnPlateau watches {self._monitor!r}, but there are {', '.join(values)}")
 
     # Every step
 
@@ -208,14 +239,15 @@ class ClassifierModule(LightningModule):
         values: dict[str, Any] = {**self._loss_and_accuracy("train"), "lr": self._rate}
         self.log_dict(values, logger=False, sync_dist=True)
         self._record(values, self.global_step - 1)
+        self._step_plateau(values)
 
     def on_validation_epoch_end(self) -> None:
         self._counts_batch = True
         values = self._values("val")
         self.log_dict(values, prog_bar=True, sync_dist=True)
         # `trainer.training` is False in a fit's validation too
-        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._plateau.step(values["val/loss"])
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._step_plateau(values)
 
     def on_validation_epoch_start(self) -> None:
         self._counts_batch = True

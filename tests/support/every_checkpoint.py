@@ -78,12 +78,14 @@ EXACT = {
 }  # fmt: skip
 # Refused before the first step
 REFUSED = {
-    "StochasticWeightAveraging": [
-        *ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001, device="cpu")
-    ],
+    "StochasticWeightAveraging": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001, device="cpu")],
     "ModelCheckpoint every 2 steps": [*ARTICLE, *with_callback("ModelCheckpoint", every_n_train_steps=2)],
     "validation inside an accumulation": [
-        *ARTICLE, "--trainer.val_check_interval", "3", "--trainer.accumulate_grad_batches", "2",
+        *ARTICLE,
+        "--trainer.val_check_interval",
+        "3",
+        "--trainer.accumulate_grad_batches",
+        "2",
     ],
     "validation by the clock": [*ARTICLE, "--trainer.val_check_interval", "00:00:00:01"],
     "a value that cannot be written": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001)],

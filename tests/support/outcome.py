@@ -29,6 +29,7 @@ def outcome(run: Path) -> dict[str, Any]:
     parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_sums", "rate")
     found = {f"last {part}": digest(last[part]) for part in parts}
     found["plateau"] = digest(last.get("plateau"))
+    found["random state"] = digest({name: value for name, value in last["resume"].items() if name != "metrics"})
     found["best"] = digest(
         {part: best[part] for part in ("state_dict", "optimizer_states", "global_step", "callbacks")}
     )

@@ -199,7 +199,7 @@ class CLI(LightningCLI):
                 settings = None  # leaves nothing to resume
         else:
             given = given or run_directory.run_dir_of(config.ckpt_path)
-        if self.subcommand == "fit" and config.resume in (None, "auto") or given is None:
+        if (self.subcommand == "fit" and config.resume in (None, "auto")) or given is None:
             given = run_directory.new_run_dir(config.runs, config.name, settings, given)
         directory = Path(given)
         config.trainer.default_root_dir = str(directory)

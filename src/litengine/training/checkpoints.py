@@ -131,7 +131,7 @@ class Checkpoints(Checkpoint):
         checkpoint["after_validation"] = trainer.validating
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._resumed_after_validation = checkpoint["after_validation"]
+        self._resumed_after_validation = checkpoint.get("after_validation", False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]

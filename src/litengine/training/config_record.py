@@ -23,7 +23,7 @@ def as_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """
     settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     if wrong := _unwritable(settings, ""):
-        raise ValueError(f"{wrong} cannot be written to {CONFIG}, so that the fit could not be resumed: give it as text")
+        raise ValueError(f"{wrong} cannot be written to {CONFIG}, so that no fit could be resumed: give it as text")
     settings.pop("resume", None)  # an instruction for this process, not a setting of the run
     settings["trainer"]["default_root_dir"] = None  # a fit with the same config is another run
     return settings

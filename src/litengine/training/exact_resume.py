@@ -99,7 +99,7 @@ class ExactResume(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._loaded = checkpoint["resume"]
+        self._loaded = checkpoint.get("resume")
 
     # The end
 

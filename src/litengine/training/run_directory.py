@@ -42,9 +42,7 @@ def new_run_dir(
     return Path(agree("run directory", lambda: str(_make_run_dir(root, name, settings, given))))
 
 
-def _make_run_dir(
-    root: str | Path, name: str, settings: dict[str, Any] | None, given: str | Path | None
-) -> Path:
+def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, given: str | Path | None) -> Path:
     if given is not None:
         directory = Path(given).absolute()
         if read_state(directory) is not None:
@@ -76,7 +74,12 @@ def _new_folder(parent: Path) -> Path:
 
 def checked_name(name: str) -> str:
     """Raises ValueError for a name that cannot be the name of one folder."""
-    if name in ("", ".", "..") or len(os.fsencode(name)) > LONGEST_NAME or not name.isprintable() or set(name) & {*"/\\"}:
+    if (
+        name in ("", ".", "..")
+        or len(os.fsencode(name)) > LONGEST_NAME
+        or not name.isprintable()
+        or set(name) & {*"/\\"}
+    ):
         raise ValueError(
             f"--name is {name!r}: choose a name of 1 to {LONGEST_NAME} printable characters, without / and \\"
         )
@@ -173,7 +176,9 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
     """
     if wanted == "auto" and name is None:
         raise ValueError("--resume auto needs to know which run: give it with --config or --name")
-    found = runs_in(root, name if wanted == "auto" else None) if wanted in ("last", "auto") else [Path(wanted).absolute()]
+    found = (
+        runs_in(root, name if wanted == "auto" else None) if wanted in ("last", "auto") else [Path(wanted).absolute()]
+    )
     unfinished = [directory for directory in found if read_state(directory) != "finished"]
     if wanted == "auto":
         return next((directory for directory in reversed(unfinished) if own(directory)), None)
