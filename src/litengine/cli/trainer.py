@@ -153,7 +153,7 @@ class CLI(LightningCLI):
             loggers = as_list(settings["logger"])
         plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
-        trainer.callbacks.append(training.StopOnSignal())  # after all that save
+        trainer.callbacks.append(training.StopOnSignal())  # type: ignore[attr-defined]  # after all that save
         check_size(trainer.num_nodes, trainer.num_devices)
         return trainer
 

@@ -30,7 +30,7 @@ def can_resume_after(trainer: Trainer, batch_idx: int) -> bool:
     if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
         return True
     batches = trainer.fit_loop.epoch_loop.total_batch_idx if every is None else batch_idx
-    return (batches + 1) % trainer.val_check_batch != 0
+    return (batches + 1) % (trainer.val_check_batch or 1) != 0
 
 
 class Checkpoints(Checkpoint):

@@ -1,5 +1,6 @@
 """What a fit needs beyond Lightning's checkpoints to continue as if it had never been interrupted."""
 
+import math
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -68,7 +69,7 @@ class ExactResume(Callback):
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name not in state["frozen"])
         for name, norm in _batch_norms(module):
-            norm.track_running_stats = name not in state["untracked"]
+            norm.track_running_stats = name not in state["untracked"]  # type: ignore[assignment]
         self._stops = state["stops"] == "after this epoch"
         trainer.should_stop = state["stops"] == "now"
         if state["epoch_ended"]:  # with max_steps, Lightning would end the same epoch again
@@ -100,6 +101,9 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get("resume")
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, callbacks.ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
+                callback.current_score = checkpoint["callbacks"][callback.state_key]["current_score"]
 
     # The end
 
@@ -145,28 +149,27 @@ def _check(callback: Callback) -> None:
 
 def _check_validation(trainer: Trainer) -> None:
     """Raises ValueError if a validation would come at a moment that no checkpoint can hold."""
-    interval, batches = trainer.val_check_batch, int(trainer.num_training_batches)
-    if not trainer.enable_validation or interval == float("inf"):
+    if not trainer.enable_validation or trainer.val_check_batch == math.inf:
         return
-    if interval is None:
+    if trainer.val_check_batch is None:
         raise ValueError(
-            f"trainer.val_check_interval {trainer.val_check_interval} is a time, and a resumed fit would validate "
-            "elsewhere: give a number of batches, or a fraction of an epoch"
+            "trainer.val_check_interval is a time, and a resumed fit would validate elsewhere: give a number of batches, "
+            "or a fraction of an epoch"
         )
+    interval, batches = int(trainer.val_check_batch), int(trainer.num_training_batches)
     across_epochs = trainer.check_val_every_n_epoch is None
     ends = range(interval, batches * interval + 1 if across_epochs else batches + 1, interval)
     schedulers = [c for c in trainer.callbacks if isinstance(c, callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
     for window in {trainer.accumulate_grad_batches, *(n for c in schedulers for n in c.scheduling.values())}:
         if any(end % batches % window for end in ends):
             raise ValueError(
-                f"trainer.val_check_interval {trainer.val_check_interval} validates every {interval} of {batches} "
-                f"batches, between batches whose gradients are accumulated ({window}), and no checkpoint holds "
-                f"gradients: choose a multiple of {window}"
+                f"trainer.val_check_interval validates every {interval} of {batches} batches, between batches whose "
+                f"gradients are accumulated ({window}), and no checkpoint holds gradients: choose a multiple of {window}"
             )
 
 
 def _may_stop(trainer: Trainer) -> bool:
-    epochs = trainer.fit_loop.epoch_progress.current.processed
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
     return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 

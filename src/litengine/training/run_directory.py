@@ -47,8 +47,8 @@ def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, 
         directory = Path(given).absolute()
         if read_state(directory) is not None:
             raise ValueError(
-                f"trainer.default_root_dir {given} holds a run: leave it out to get a new directory, or go on with that "
-                f"run by --resume {given}"
+                f"trainer.default_root_dir {given} holds a run: leave it out to get a new directory, or go on with it "
+                f"by --resume {given}"
             )
         directory.mkdir(parents=True, exist_ok=True)
     else:
@@ -133,7 +133,7 @@ def write_state(directory: Path, state: State) -> None:
 
 def read_state(directory: Path) -> State | None:
     """How far a run is; None if the directory is no run's. A run whose state cannot be read counts as `running`."""
-    if not ((directory / STATE).is_file() or (directory / CONFIG).is_file()):
+    if not (directory / CONFIG).is_file():
         return None
     state = _content(directory).get("state")
     return state if state in get_args(State) else "running"
