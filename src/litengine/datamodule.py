@@ -109,6 +109,8 @@ class ClassificationData(LightningDataModule):
                 raise ValueError(
                     f"data.{name} has {len(given)} numbers, but the images have {self.image_shape[0]} channels"
                 )
+        if stage == "fit":
+            self.subset("val")
         if self.subset(NEEDED[stage]) is None:
             raise ValueError(f"{type(self.source).__name__} has no {NEEDED[stage]} images{self.why_missing(stage)}")
 
@@ -161,26 +163,44 @@ class ClassificationData(LightningDataModule):
         assert train is not None
         return train.arrays.images[torch.from_numpy(train.indices[:count])].to(device)
 
-    def loader(self, name: Split, *, shuffle: bool = False, augment: Sequence[Augment] = ()) -> BatchLoader:
-        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off."""
+    def class_counts(self) -> np.ndarray:
+        """int64 (classes,): the training images of each class."""
+        train = self.subset("train")
+        assert train is not None
+        return np.bincount(train.labels, minlength=len(self.class_names))
+
+    def loader(
+        self,
+        name: Split,
+        *,
+        shuffle: bool = False,
+        probabilities: np.ndarray | None = None,
+        augment: Sequence[Augment] = (),
+    ) -> BatchLoader:
+        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off.
+
+        Args:
+            probabilities: of drawing each image (see `BatchLoader`).
+        """
         subset = self.subset(name)
         assert subset is not None and self.trainer is not None
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
-        on_host = arrays.images.device.type == "cpu"
+        gathered_on_host = device.type == "cuda" and arrays.images.device.type == "cpu"
         return BatchLoader(
             arrays.images,
             arrays.labels,
             self.batch_size,
             indices=subset.indices,
             shuffle=shuffle,
+            probabilities=probabilities,
             augment=augment,
             seed=self.seed,
             device=device,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             position=self._position if shuffle else (lambda: (0, 0)),
-            prefetch=BATCHES_AHEAD if device.type == "cuda" and on_host else 0,
+            prefetch=BATCHES_AHEAD if gathered_on_host and all(each.thread_safe for each in augment) else 0,
         )
 
     def _position(self) -> tuple[int, int]:

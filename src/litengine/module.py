@@ -1,7 +1,7 @@
 """ClassifierModule: the base class of the project's model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -16,9 +16,10 @@ from litengine.data import BatchLoader, Split
 from litengine.datamodule import ClassificationData
 from litengine.distributed import reduced, share
 from litengine.normalize import Normalize
-from litengine.optim import check_length, make_schedule
+from litengine.optim import Frozen, check_length, make_schedule
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
+from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
@@ -47,19 +48,33 @@ class ClassifierModule(LightningModule):
         tta: test-time augmentation in test, predict, export and demo (see `litengine.views`).
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
         compile: compile the network with `torch.compile`, in place: checkpoints are the same.
+        init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
+        freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
+        unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
 
     def __init__(
-        self, network: nn.Module, tta: TTA = "none", channels_last: bool = True, compile: bool = False
+        self,
+        network: nn.Module,
+        tta: TTA = "none",
+        channels_last: bool = True,
+        compile: bool = False,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        unfreeze_at_epoch: int | None = None,
     ) -> None:
         super().__init__()
+        self.init_from = init_from
+        self.frozen = Frozen(network, freeze)
+        self.unfreeze_at_epoch = unfreeze_at_epoch
         self.normalize = Normalize(channels_last)
         self.network = network
         self.tta: TTA = tta
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
+        self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
         self._sums: dict[str, Tensor] = {}  # of each split: loss, correct predictions, images
@@ -72,11 +87,12 @@ class ClassifierModule(LightningModule):
         self._schedule_states: list[dict[str, Any]] = []
         self._epochs: int | None = None  # of the fit, if the schedule needs it
         self._rate = 0.0
+        self._resumed = False
 
     # What a project overrides or calls
 
     def configure_metrics(self) -> MetricCollection:
-        """Metrics of logits (N, classes) and labels (N,), logged for validation and test under `val/` and `test/`."""
+        """Metrics of probabilities (N, classes) and labels (N,), logged as `val/…` and `test/…`."""
         return MetricCollection({"acc": MulticlassAccuracy(len(self.class_names), average="micro")})
 
     def infer(self, images: Tensor, tta: TTA | None = None) -> Tensor:
@@ -103,7 +119,7 @@ class ClassifierModule(LightningModule):
         if self._counts_batch and images:
             self._sums[split] += batch
             if split in self.metrics:
-                self._collection(split).update(logits.float(), labels)
+                self._collection(split).update(logits.float().softmax(1), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
         if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -148,16 +164,16 @@ class ClassifierModule(LightningModule):
             raise ValueError(f"{type(self).__name__} needs the classes of the data: pass a data module of the project")
         self.class_names = data.class_names
         self.image_shape = data.image_shape
+        if stage == "fit":
+            self.class_counts = data.class_counts().tolist()
         self._statistics_given = data.mean is not None
         if stage == "fit" or self._statistics_given:
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._check_network()
-        if stage == "fit" and hasattr(self.network, "initialize"):
-            images = data.first_images(INITIAL_IMAGES, self.trainer.strategy.root_device)
-            initialize: Any = self.network.initialize
-            initialize(self.normalize(images))
+        if stage == "fit":
+            self._check_network()
+            self._freeze()
         if self._compile:
             self.network.compile()
             self._compile = False  # `setup` runs again for a test after a fit
@@ -167,6 +183,33 @@ class ClassifierModule(LightningModule):
         self._class_accuracy = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
         device = self.trainer.strategy.root_device
         self._sums = {split: torch.zeros(3, device=device) for split in ("train", "val", "test")}
+
+    def on_fit_start(self) -> None:
+        if self._resumed:
+            return
+        if self.init_from:
+            print_line(f"{self.init_from}: {load_initial_weights(self.network, self.init_from)}")
+        elif hasattr(self.network, "initialize"):
+            data: ClassificationData = self.trainer.datamodule  # type: ignore[attr-defined]
+            initialize: Any = self.network.initialize
+            initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
+
+    def _freeze(self) -> None:
+        if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                "model.unfreeze_at_epoch works in one process only: DDP fixes the trained parameters at the start. Run "
+                "a second fit with --model.init_from best.ckpt instead"
+            )
+        until = math.inf if self.unfreeze_at_epoch is None else self.unfreeze_at_epoch
+        self.frozen.apply(self.current_epoch < until)
+
+    def train(self, mode: bool = True) -> "ClassifierModule":
+        super().train(mode)
+        self.frozen.hold()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self._freeze()
 
     def _check_network(self) -> None:
         """Raises ValueError if the network does not map two images to as many logits as there are classes."""
@@ -190,6 +233,7 @@ class ClassifierModule(LightningModule):
         return self._epochs
 
     def on_train_start(self) -> None:
+        self._freeze()  # of the epoch in which a run is resumed
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
@@ -318,6 +362,7 @@ class ClassifierModule(LightningModule):
             self.normalize.set(data["mean"], data["std"])
         if self._sums and self.trainer.is_global_zero:
             self._sums["train"].copy_(checkpoint["train_sums"])
+        self._resumed = True
         self._rate = checkpoint["rate"]
         self._plateau_state = checkpoint.get("plateau")
         self._schedule_states = checkpoint["lr_schedulers"]

@@ -20,13 +20,13 @@ def use(model: str, data: str) -> None:
 
 
 def package() -> str:
-    """Name of the project's top-level package."""
+    """Name of the project's top-level package; empty in a process that runs no command line."""
     return _paths[0].partition(".")[0]
 
 
 def version() -> str:
     """`__version__` of the project's package; empty if it has none."""
-    return str(getattr(import_module(package()), "__version__", ""))
+    return str(getattr(import_module(package()), "__version__", "")) if package() else ""
 
 
 def model_class() -> "type[ClassifierModule]":

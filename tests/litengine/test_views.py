@@ -73,7 +73,7 @@ def test_a_mirror_image_gets_the_same_answer(network: nn.Module) -> None:
 
 
 def test_another_kind_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"model\.tta is 'mirror': one of none, flip, flip\+shift"):
+    with pytest.raises(ValueError, match=r"model\.tta is 'mirror': choose one of none, flip, flip\+shift"):
         average(corner_and_edge, IMAGE, "mirror")  # type: ignore[arg-type]
 
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple, NoReturn
 import yaml
 from jsonargparse import ArgumentParser
 
+from litengine import project
+
 LISTED = 8  # of the known names, where none is near
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 HOMES = {
@@ -82,7 +84,7 @@ def is_for_the_user(error: Exception) -> bool:
         return False
     frame, line = frames[-1]
     module = frame.f_globals.get("__name__", "")
-    if module.startswith("litcnn."):
+    if module.startswith(("litengine.", f"{project.package()}.")):
         return isinstance(error, ValueError | OSError)
     # a TypeError may as well be a bug, but hardly one that somebody wrote `raise` for
     on_purpose = linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")

@@ -141,7 +141,12 @@ class CLI(LightningCLI):
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
-        extra = [*as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
+        extra = [
+            *as_list(settings["callbacks"]),
+            training.Console(self.notes),
+            training.BatchPicture(),
+            training.DrawCurves(),
+        ]
         extra += [training.WriteReport(["python", "main.py", *self.args])]
         extra.append(training.ExactResume())
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -40,6 +41,11 @@ class Draw:
         numbers = self._generator.integers(low, high, size=self.size, endpoint=True)
         return self._to_device(numbers[self.slice])
 
+    def uniform(self, low: float, high: float) -> Tensor:
+        """float32 (n,), uniform in low..high; new numbers at each call."""
+        numbers = self._generator.uniform(low, high, size=self.size).astype(np.float32)
+        return self._to_device(numbers[self.slice])
+
     def per_image(self, low: int, high: int) -> Tensor:
         """int64 (n,), uniform in low..high, both included; new numbers at each call.
 
@@ -71,8 +77,14 @@ def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 class Augment(ABC):
-    """A random change to a batch of images. It keeps no state between calls: a background thread may make the calls,
-    and any batch may be asked for again."""
+    """A random change to a batch of images. It keeps no state between calls, and any batch may be asked for again.
+
+    Attributes:
+        thread_safe: whether a background thread may call it while the network trains. False if it changes the global
+            random state.
+    """
+
+    thread_safe: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:

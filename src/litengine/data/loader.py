@@ -32,6 +32,8 @@ class BatchLoader:
         batch_size: images a step, over all processes together.
         indices: int64, the images to use (a split); all by default.
         shuffle: a new order every epoch; else the order of `indices`.
+        probabilities: float (n,), sum 1: with `shuffle`, an epoch draws as many images as there are, with replacement,
+            each image with its probability; by default it takes every image once.
         augment: random changes, one after the other.
         seed: of order and augmentation.
         device: where the batches are wanted.
@@ -50,6 +52,7 @@ class BatchLoader:
         *,
         indices: np.ndarray | None = None,
         shuffle: bool = False,
+        probabilities: np.ndarray | None = None,
         augment: Sequence[Augment] = (),
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -63,6 +66,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.indices = np.arange(len(labels)) if indices is None else indices
         self.shuffle = shuffle
+        self.probabilities = probabilities
         self.augment = augment
         self.seed = seed
         self.device = torch.device(device)
@@ -99,6 +103,8 @@ class BatchLoader:
         if not self.shuffle:
             return self.indices
         generator = np.random.default_rng((self.seed, epoch))
+        if self.probabilities is not None:
+            return generator.choice(self.indices, len(self.indices), p=self.probabilities)
         if isinstance(self.images, Shards):
             return self.images.order(self.indices, generator, self.batch_size)
         return generator.permutation(self.indices)

@@ -20,6 +20,14 @@ MOST_CONFUSED = 10
 MOST_ROWS = 200
 SMALL = 64  # pixels: an image up to here is shown pixel by pixel
 THUMBNAIL = 192
+PERCENTAGES = ("acc", "acc_top5", "f1", "ece")
+TITLES = {
+    "acc": "Accuracy",
+    "acc_top5": "Top-5 accuracy",
+    "f1": "Mean F1",
+    "ece": "Calibration error",
+    "loss": "Loss",
+}
 CURVES = {"loss": "Loss", "acc": "Accuracy", "lr": "Learning rate"}
 
 
@@ -38,7 +46,7 @@ def render(
     name: str,
     time: str,
     results: Results,
-    loss: float,
+    metrics: Mapping[str, float],
     image: Callable[[int], Tensor],
     names: Sequence[str],
     curves: Sequence[dict[str, str]] = (),
@@ -50,7 +58,7 @@ def render(
     Args:
         name, time: of the run, which its folders are called.
         results: of the test.
-        loss: of the test.
+        metrics: of the test, by name such as "test/loss", in the order in which they are shown.
         image: the pixels, uint8 (C, H, W), of the image at this place in `results`.
         names: file or number of each image.
         curves: rows of the run's metrics.csv.
@@ -65,7 +73,7 @@ def render(
     return environment.get_template("page.html").render(
         name=name,
         time=time,
-        numbers=_numbers(results, loss),
+        numbers=_numbers(results, metrics),
         mistakes=[_mistake(results, place, image(place), names[place]) for place in mistakes],
         names=results.class_names,
         classes=len(results.class_names),
@@ -88,13 +96,15 @@ def percent(part: float) -> str:
     return "–" if math.isnan(part) else f"{100 * part:.2f} %"
 
 
-def _numbers(results: Results, loss: float) -> list[tuple[str, str, str]]:
-    """What each number is called, the number and its unit."""
-    metrics = results.metrics
-    names = {"acc": "Accuracy", "acc_top5": "Top-5 accuracy", "f1": "Mean F1", "ece": "Calibration error"}
-    numbers = [(title, f"{100 * metrics[name]:.2f}", "%") for name, title in names.items() if name in metrics]
+def _numbers(results: Results, metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Title, value and unit of each number."""
+    numbers = []
+    for name, value in metrics.items():
+        short = name.removeprefix("test/")
+        percent = short in PERCENTAGES
+        numbers.append((TITLES.get(short, short), f"{100 * value:.2f}" if percent else f"{value:.4f}", "%" * percent))
     wrong = int((results.predictions != results.labels).sum())
-    return [*numbers, ("Loss", f"{loss:.4f}", ""), ("Images wrong", f"{wrong:,}", f"of {len(results.labels):,}")]
+    return [*numbers, ("Images wrong", f"{wrong:,}", f"of {len(results.labels):,}")]
 
 
 def _svg(figure: Figure | None) -> Markup | None:

@@ -49,7 +49,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "savefig.facecolor": "auto",
     "svg.fonttype": "none",  # text stays text: in the reader's font, which has the letters of his language
-    "svg.hashsalt": "litcnn",  # the same picture is the same file
+    "svg.hashsalt": "litengine",  # the same picture is the same file
 }
 _in_style = matplotlib.rc_context(_STYLE)
 

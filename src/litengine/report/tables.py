@@ -14,7 +14,6 @@ from litengine.report.metrics import ClassScores, Results
 ROWS = 20
 PAIRS = 10
 NAME = 40  # characters
-METRICS = ("test/acc", "test/acc_top5", "test/loss", "test/ece", "test/f1")
 
 
 def for_terminal(results: Results, metrics: Mapping[str, float], rest: str) -> RenderableType:
@@ -22,8 +21,8 @@ def for_terminal(results: Results, metrics: Mapping[str, float], rest: str) -> R
 
     Args:
         results: of the test.
-        metrics: as they were logged; shown are those of METRICS that there are.
-        rest: where the classes are that there is no room for.
+        metrics: by name, in the order in which they are shown.
+        rest: the file with the classes that the table leaves out.
     """
     shown: list[RenderableType] = [_metrics(results, metrics), _classes(results, rest)]
     if pairs := results.most_confused(PAIRS):
@@ -68,9 +67,8 @@ def _cell(value: float) -> str:
 def _metrics(results: Results, metrics: Mapping[str, float]) -> Table:
     table = Table("metric", title=f"test images: {len(results.labels):,}")
     table.add_column("value", justify="right")
-    for name in METRICS:
-        if name in metrics:
-            table.add_row(name, f"{metrics[name]:.4f}")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
     return table
 
 

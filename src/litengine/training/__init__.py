@@ -4,6 +4,7 @@ from litengine.training.batch_picture import BatchPicture
 from litengine.training.checkpoints import Checkpoints
 from litengine.training.config_record import RecordConfig, as_settings
 from litengine.training.console import Console
+from litengine.training.curves import DrawCurves
 from litengine.training.exact_resume import ExactResume
 from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
 from litengine.training.progress_bar import ProgressBar
@@ -15,6 +16,7 @@ __all__ = [
     "CheckNumerics",
     "Checkpoints",
     "Console",
+    "DrawCurves",
     "ExactResume",
     "ProgressBar",
     "RecordConfig",

@@ -6,19 +6,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.markup import escape
 from rich.table import Table
 
 from litengine.files import relative
 from litengine.terminal import print_line
 from litengine.training.checkpoints import Checkpoints
 
+LISTED = 6  # classes in a line
+IMBALANCE = 3  # ratio of class sizes from which the start mentions them
+
 
 class Console(Callback):
-    """Tells the run on the terminal; logs `images_per_second` and `peak_memory_gib` of every epoch.
+    """Prints what runs where, a line for each epoch, and the result.
 
-    Peak memory is that of the GPU (torch's allocator) or, on a CPU, of this process since it started.
+    It logs `images_per_second` and `peak_memory_gib` of every epoch. Peak memory is that of the GPU (torch's allocator)
+    or, on a CPU, of this process since it started.
 
     Args:
         notes: what was decided before the run and deserves a word, such as a changed precision.
@@ -34,6 +40,8 @@ class Console(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, pl_module)
+        model: Any = pl_module
+        _print_imbalance(dict(zip(model.class_names, model.class_counts, strict=True)))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, pl_module)
@@ -92,10 +100,7 @@ class Console(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._epoch is None or "train/loss" not in metrics:
             return
-        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}"]
-        for split in ("train", "val"):
-            if f"{split}/loss" in metrics:
-                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:7.2%}")
+        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics)]
         parts += [
             f"lr {metrics['lr']:<7.2g}",
             f"{metrics['images_per_second']:>7,.0f} images/s",
@@ -118,6 +123,19 @@ class Console(Callback):
                 print_line(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
         for tracker in _with_status(trainer):
             print_line(f"W&B: {tracker.status}")
+        self._compare_with_largest_class(trainer)
+
+    def _compare_with_largest_class(self, trainer: Trainer) -> None:
+        val = trainer.datamodule.subset("val")  # type: ignore[attr-defined]
+        accuracy = trainer.callback_metrics.get("val/acc")
+        if val is None or accuracy is None:
+            return
+        largest = np.bincount(val.labels).max() / len(val.labels)
+        if float(accuracy) <= largest:
+            print_line(
+                f"warning: val/acc {float(accuracy):.2%} is no better than always predicting the largest class "
+                f"({largest:.2%} of the validation images)"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "validate":
@@ -128,6 +146,36 @@ class Console(Callback):
             if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
         print_line(table)
+
+
+def _print_imbalance(counts: dict[str, int]) -> None:
+    """Prints the training images of each class if the largest class has more than 3 times as many as the smallest."""
+    if max(counts.values()) <= IMBALANCE * min(counts.values()):
+        return
+    sizes = [f"{name} {counts[name]:,}" for name in sorted(counts, key=counts.__getitem__)]
+    shown = sizes if len(sizes) <= LISTED else [*sizes[: LISTED - 1], "…", sizes[-1]]
+    print_line(
+        escape(
+            f"classes differ in size: {', '.join(shown)} training images. Consider --model.class_weights balanced or "
+            "--data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
+        )
+    )
+
+
+def _by_split(metrics: dict[str, float]) -> list[str]:
+    """Metrics of training and validation, without those of single steps and classes: "val loss 0.31 acc 92.10%"."""
+    parts = []
+    for split in ("train", "val"):
+        names = [name for name in metrics if name.startswith(f"{split}/") and name.count("/") == 1]
+        names = [name for name in names if not name.endswith("_step")]
+        names.sort(key=lambda name: (not name.endswith("/loss"), not name.endswith("/acc")))
+        shown = [f"{name.partition('/')[2]} {_format(name, metrics[name])}" for name in names]
+        parts += [f"{split} {' '.join(shown)}"] if shown else []
+    return parts
+
+
+def _format(name: str, value: float) -> str:
+    return f"{value:7.2%}" if name.endswith("/acc") else f"{value:.4f}"
 
 
 def _with_status(trainer: Trainer) -> list[Any]:

@@ -153,8 +153,8 @@ def _check_validation(trainer: Trainer) -> None:
         return
     if trainer.val_check_batch is None:
         raise ValueError(
-            "trainer.val_check_interval is a time, and a resumed fit would validate elsewhere: give a number of batches, "
-            "or a fraction of an epoch"
+            "trainer.val_check_interval is a time, and a resumed fit would validate elsewhere: give a number of "
+            "batches, or a fraction of an epoch"
         )
     interval, batches = int(trainer.val_check_batch), int(trainer.num_training_batches)
     across_epochs = trainer.check_val_every_n_epoch is None
@@ -164,7 +164,7 @@ def _check_validation(trainer: Trainer) -> None:
         if any(end % batches % window for end in ends):
             raise ValueError(
                 f"trainer.val_check_interval validates every {interval} of {batches} batches, between batches whose "
-                f"gradients are accumulated ({window}), and no checkpoint holds gradients: choose a multiple of {window}"
+                f"gradients are accumulated ({window}); no checkpoint holds gradients: choose a multiple of {window}"
             )
 
 

@@ -21,6 +21,8 @@ from litengine.report import Results, ranked, tables
 from litengine.terminal import print_line
 from litengine.training.config_record import RecordConfig
 
+SHOWN_FIRST = ("test/acc", "test/acc_top5", "test/loss", "test/ece", "test/f1")
+
 
 class WriteReport(Callback):
     """Tells on the terminal how well a test went, and writes `report/` into the run directory.
@@ -65,7 +67,9 @@ class WriteReport(Callback):
         names: Any = pl_module.class_names
         self._batches, self._indices = [], indices.tolist()
         self._results = Results(labels, ranking, probabilities, names)
+        of_module: Any = pl_module.metrics
         new = {f"test/{name}": value for name, value in self._results.metrics.items() if name != "acc"}
+        new = {name: value for name, value in new.items() if name not in of_module["test"]}
         pl_module.log_dict(new, sync_dist=True)  # the same in every process
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,7 +78,8 @@ class WriteReport(Callback):
             return
         folder = Path(trainer.default_root_dir) / "report"
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
-        print_line(tables.for_terminal(results, metrics, relative(folder / "per_class.csv")))
+        shown = {name: metrics[name] for name in sorted(metrics, key=_rank) if name.count("/") == 1}
+        print_line(tables.for_terminal(results, shown, relative(folder / "per_class.csv")))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         arrays = trainer.datamodule.subset("test").arrays  # type: ignore[attr-defined]
@@ -84,12 +89,14 @@ class WriteReport(Callback):
         write_whole(folder / "predictions.csv", tables.predictions_csv(results, names))
         # the numbers are safe: trouble with a picture is no reason to lose the run that is tested after its fit
         try:
-            self._show(trainer, results, metrics["test/loss"], folder, names)
+            self._show(trainer, results, shown, folder, names)
         except Exception as error:
             reason = escape(f"{type(error).__name__}: {error}")
             print_line(f"the report has no pictures ({reason}); its numbers are in {relative(folder)}")
 
-    def _show(self, trainer: Trainer, results: Results, loss: float, folder: Path, names: list[str]) -> None:
+    def _show(
+        self, trainer: Trainer, results: Results, metrics: dict[str, float], folder: Path, names: list[str]
+    ) -> None:
         from litengine.report import page, tracker
 
         arrays = trainer.datamodule.subset("test").arrays  # type: ignore[attr-defined]
@@ -102,7 +109,7 @@ class WriteReport(Callback):
             folder.absolute().parts[-3],
             folder.absolute().parts[-2],
             results,
-            loss,
+            metrics,
             image,
             names,
             _metrics_csv(folder.parent),
@@ -121,9 +128,14 @@ class WriteReport(Callback):
             "checkpoint": relative(Path(trainer.ckpt_path).resolve()) if trainer.ckpt_path else "",
             "data": f"{type(data.source).__name__}, {len(results.labels):,} test images",
             "tested": f"{datetime.now():%Y-%m-%d %H:%M}",
-            "version": f"{project.package()} {project.version()}, litengine {__version__}",
+            "version": f"{project.package()} {project.version()} litengine {__version__}".strip(),
         }
         return {name: fact for name, fact in facts.items() if fact}
+
+
+def _rank(name: str) -> int:
+    """The usual metrics come first; those of the project follow in the order in which they were logged."""
+    return SHOWN_FIRST.index(name) if name in SHOWN_FIRST else len(SHOWN_FIRST)
 
 
 def in_order(indices: Tensor, *columns: Tensor) -> list[Tensor]:

@@ -28,7 +28,7 @@ from litengine import views as tta
 from litengine.data import Digits
 from litengine.export import export, formats
 
-DEPLOY = Path(__file__).parents[1] / "docs" / "deploy.md"
+DEPLOY = Path(__file__).parents[3] / "docs" / "deploy.md"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
 NETWORK: dict[str, Any] = {
     "widths": [6, 8],

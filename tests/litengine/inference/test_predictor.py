@@ -25,7 +25,7 @@ from litcnn.model import ImageClassifier
 from litcnn.networks import CNN
 from litengine.inference.predictor import _best_device
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
 NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
 MODEL: dict[str, Any] = {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}

@@ -11,7 +11,7 @@ from torch import nn
 
 from litengine.inference.safe_config import check_trusted
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/**/*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[3].glob("configs/**/*.yaml"))
 CNN = "litcnn.networks.CNN"
 
 

@@ -148,7 +148,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, port: int) -> str:
 def python(code: str) -> subprocess.CompletedProcess[str]:
     """Runs a program in the working directory that can import the house and these tests."""
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent / "support")])
+    paths = os.pathsep.join([str(here), str(here.parents[1] / "support")])
     environment = os.environ | {"PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
 

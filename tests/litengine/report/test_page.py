@@ -58,7 +58,8 @@ def images(number: int, shape: tuple[int, ...] = (3, 8, 8)) -> torch.Tensor:
 def rendered(ours: Results, shape: tuple[int, ...] = (3, 8, 8), **settings) -> str:
     pixels = images(len(ours.labels), shape)
     names = [f"images/{number}.png" for number in range(len(pixels))]
-    return page.render("digits", "2026-01-02", ours, 0.1234567, pixels.__getitem__, names, **settings)
+    metrics = {f"test/{name}": value for name, value in ours.metrics.items()} | {"test/loss": 0.1234567}
+    return page.render("digits", "2026-01-02", ours, metrics, pixels.__getitem__, names, **settings)
 
 
 def test_the_page_needs_nothing_else():
@@ -150,7 +151,7 @@ def test_names_are_text_and_nothing_else():
     ours = named([*ODD, "<script>alert(1)</script>", "'\" onload=alert(1) x='"])
     pixels = images(len(ours.labels))
     files = ['<img src="http://x/y">"'] * len(pixels)
-    html = page.render("<i>a</i>", "b", ours, 1.0, pixels.__getitem__, files, ROWS, {"<u>": "</dl>"}, "</pre><h1>x")
+    html = page.render("<i>a</i>", "b", ours, {"test/<b>": 1.0}, pixels.__getitem__, files, ROWS, {"<u>": "</dl>"}, "</pre><h1>x")
     parsed = Parsed(html)
     assert parsed.open == []
     assert {"script", "i", "u"}.isdisjoint(tag for tag, _ in parsed.tags) and len(parsed.all("h1")) == 1

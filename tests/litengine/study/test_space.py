@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from litengine.study.space import as_flag, read_space
 
-SWEEP = Path(__file__).parents[2] / "configs" / "sweep.yaml"
+SWEEP = Path(__file__).parents[3] / "configs" / "sweep.yaml"
 
 
 def written(parameters, **others):

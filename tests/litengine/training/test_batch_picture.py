@@ -102,7 +102,7 @@ def test_a_picture_that_cannot_be_written_does_not_stop_the_fit(capsys):
     PICTURE.mkdir()
     trained = fit(classifier(), data(), BatchPicture(), epochs=1)
     assert trained.global_step == 2
-    assert "the picture of an augmented batch could not be made (IsADirectoryError" in capsys.readouterr().out
+    assert "the picture of the augmented batch failed (IsADirectoryError" in capsys.readouterr().out
     assert [path.name for path in Path(".").iterdir() if path.name.startswith(".")] == []
 
 

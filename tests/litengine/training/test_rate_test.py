@@ -64,9 +64,9 @@ def test_it_stops_where_the_loss_breaks():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 3, "lowest": 1e-6, "highest": 1}, "--steps is 3: 10 or more"),
-        ({"steps": 50, "lowest": 1, "highest": 1e-3}, "do not rise"),
-        ({"steps": 50, "lowest": 0, "highest": 1}, "do not rise"),
+        ({"steps": 3, "lowest": 1e-6, "highest": 1}, "--steps is 3: choose 10 or more"),
+        ({"steps": 50, "lowest": 1, "highest": 1e-3}, "choose a --lowest above 0 and below --highest"),
+        ({"steps": 50, "lowest": 0, "highest": 1}, "choose a --lowest above 0 and below --highest"),
     ],
 )
 def test_bad_options_are_named(options, words):

@@ -8,7 +8,8 @@ from lightning.pytorch import Trainer
 
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
-from litengine.data import Arrays, module
+from litengine import datamodule
+from litengine.data import Arrays
 
 
 def indices(data: ImageData, split: str) -> list[int]:
@@ -80,7 +81,7 @@ def test_folds_depend_on_split_seed_alone_and_not_on_val_fraction():
 def test_a_class_with_fewer_images_than_folds_is_named():
     source = FakeSource(train=(20, 3, 9), names=["cat", "lynx", "dog"])
     with pytest.raises(
-        ValueError, match=r"data.folds is 5, but there are only 3 training images of 'lynx'.*3 or fewer"
+        ValueError, match=r"data.folds is 5, but there are only 3 training images of 'lynx'.*choose 3 folds or fewer"
     ):
         ImageData(source, folds=5).setup("fit")
     ImageData(source, folds=3).setup("fit")
@@ -142,7 +143,7 @@ def test_statistics_are_those_of_the_training_images_alone():
 
 
 def test_statistics_of_more_than_one_chunk_and_of_one_colour(monkeypatch):
-    monkeypatch.setattr(module, "AT_ONCE", 1024 * 32)
+    monkeypatch.setattr(datamodule, "CHUNK_BYTES", 1024 * 32)
 
     class Many(FakeSource):
         def load(self, split):
@@ -159,7 +160,7 @@ def test_statistics_of_more_than_one_chunk_and_of_one_colour(monkeypatch):
 
 def test_of_very_many_images_some_are_measured(monkeypatch):
     source = FakeSource(train=(40, 40, 40))
-    monkeypatch.setattr(module, "MEASURED_BYTES", 30 * 192)
+    monkeypatch.setattr(datamodule, "MEASURED_BYTES", 30 * 192)
     mean, std = ImageData(source, val_fraction=0).statistics()
     images = source.load("train").images.numpy()[np.linspace(0, 119, 30).astype(int)] / 255
     np.testing.assert_allclose(mean, images.mean((0, 2, 3)), atol=1e-7)
@@ -195,6 +196,16 @@ def test_only_training_batches_are_shuffled_and_augmented():
     assert sum(unchanged) < 10  # 1 in 50 by chance
 
 
+def test_balanced_sampling_draws_every_class_equally_often_and_anew_each_epoch():
+    data = ImageData(FakeSource(train=(300, 30, 90)), val_fraction=0, sampling="balanced")
+    data.trainer = trainer()
+    loader = data.train_dataloader()
+    orders = [loader.order(epoch) for epoch in range(20)]
+    counts = np.bincount(data.subset("train").arrays.labels.numpy()[np.concatenate(orders)])
+    assert counts.sum() == 20 * 420 and np.abs(counts / 2800 - 1).max() < 0.05
+    assert not np.array_equal(orders[0], orders[1]) and np.array_equal(orders[0], loader.order(0))
+
+
 def test_loaders_hold_the_batch_size_seed_and_place_of_the_trainer():
     data = ImageData(FakeSource(train=(50, 50)), batch_size=30, val_fraction=0, seed=5)
     data.trainer = trainer()
@@ -203,20 +214,20 @@ def test_loaders_hold_the_batch_size_seed_and_place_of_the_trainer():
     assert (loader.seed, loader.rank, loader.world_size) == (5, 0, 1)
     data.trainer.fit_loop.epoch_progress.current.completed = 3
     data.trainer.fit_loop.epoch_loop.batch_progress.current.ready = 2
-    assert loader.place() == (data.trainer.current_epoch, 2) == (3, 2)
+    assert loader.position() == (data.trainer.current_epoch, 2) == (3, 2)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch_size": 0}, r"data.batch_size is 0: 1 or more"),
-        ({"val_fraction": 1.0}, r"data.val_fraction is 1.0: a fraction of 0 to below 1"),
+        ({"batch_size": 0}, r"data.batch_size is 0: choose 1 or more"),
+        ({"val_fraction": 1.0}, r"data.val_fraction is 1.0: choose a fraction of 0 to below 1"),
         ({"val_fraction": -0.1}, r"data.val_fraction is -0.1"),
         ({"mean": [0.5] * 3}, r"data.mean and data.std go together"),
         ({"std": [0.5] * 3}, r"data.mean and data.std go together"),
-        ({"folds": 1}, r"data.folds is 1: 2 or more"),
-        ({"folds": 5, "fold": 5}, r"data.fold is 5: 0 to 4 are allowed"),
-        ({"folds": 5, "fold": -1}, r"data.fold is -1: 0 to 4"),
+        ({"folds": 1}, r"data.folds is 1: choose 2 or more"),
+        ({"folds": 5, "fold": 5}, r"data.fold is 5: choose 0 to 4"),
+        ({"folds": 5, "fold": -1}, r"data.fold is -1: choose 0 to 4"),
         ({"fold": 1}, r"data.fold is 1: it needs data.folds"),
     ],
 )
@@ -274,7 +285,7 @@ def on_device(device: str, free: int, monkeypatch, **options) -> ImageData:
     data = ImageData(FakeSource(), val_fraction=0.2, **options)
     strategy = SimpleNamespace(root_device=torch.device(device))
     data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
-    monkeypatch.setattr(module, "free_memory", lambda asked: free if asked == torch.device(device) else 0)
+    monkeypatch.setattr(datamodule, "free_memory", lambda asked: free if asked == torch.device(device) else 0)
     return data
 
 
@@ -299,7 +310,7 @@ def test_what_does_not_fit_stays_in_host_memory_and_is_fetched_ahead_for_a_gpu(m
 def test_it_is_decided_once_for_images_that_share_their_arrays(monkeypatch):
     data = on_device("meta", 0, monkeypatch)
     train = data.train_dataloader()
-    monkeypatch.setattr(module, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(datamodule, "free_memory", lambda device: 10**9)
     assert data.val_dataloader().images is train.images is data.subset("train").arrays.images
 
 
@@ -312,15 +323,15 @@ def test_on_a_cpu_nothing_is_moved_or_fetched_ahead():
 
 def test_free_memory_is_that_of_the_gpu_asked_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000 + device.index, 5000))
-    assert module.free_memory(torch.device("cuda", 3)) == 1003
-    assert module.free_memory(torch.device("cpu")) == 0
+    assert datamodule.free_memory(torch.device("cuda", 3)) == 1003
+    assert datamodule.free_memory(torch.device("cpu")) == 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("free", [0, None])
 def test_a_gpu_gets_the_batches_of_the_cpu(free, monkeypatch):
     if free is not None:
-        monkeypatch.setattr(module, "free_memory", lambda device: free)
+        monkeypatch.setattr(datamodule, "free_memory", lambda device: free)
 
     def batches(accelerator: str) -> list[torch.Tensor]:
         data = ImageData(FakeSource(train=(30, 30, 30)), batch_size=16, augment=[RandomCrop(2), RandomFlip()])

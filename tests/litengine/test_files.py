@@ -1,0 +1,61 @@
+import os
+from pathlib import Path
+
+from litengine.files import link, relative
+
+
+def test_link_is_replaced_and_relative(tmp_path):
+    for name in ("first", "second"):
+        Path(f"runs/{name}").mkdir(parents=True)
+        Path(f"runs/{name}/best.ckpt").write_text(name)
+        assert link(tmp_path / f"runs/{name}/best.ckpt", "best.ckpt")
+        assert Path("best.ckpt").read_text() == name
+    assert os.readlink("best.ckpt") == "runs/second/best.ckpt"
+    assert sorted(os.listdir()) == ["best.ckpt", "home", "runs"]  # nothing temporary is left
+
+
+def test_link_is_never_missing_while_it_is_replaced(monkeypatch):
+    Path("a").write_text("a")
+    Path("b").write_text("b")
+    link(Path("a"), "best.ckpt")
+    seen = []
+    symlink_to = Path.symlink_to
+
+    def watched(self, target):
+        seen.append(Path("best.ckpt").read_text())
+        symlink_to(self, target)
+        seen.append(Path("best.ckpt").read_text())
+
+    monkeypatch.setattr(Path, "symlink_to", watched)
+    link(Path("b"), "best.ckpt")
+    assert [*seen, Path("best.ckpt").read_text()] == ["a", "a", "b"]
+
+
+def test_link_to_what_is_gone_is_replaced():
+    Path("best.ckpt").symlink_to("gone")
+    Path("a").write_text("a")
+    assert link(Path("a"), "best.ckpt")
+    assert Path("best.ckpt").read_text() == "a"
+
+
+def test_real_file_is_left_alone():
+    Path("best.ckpt").write_text("mine")
+    Path("a").write_text("a")
+    assert not link(Path("a"), "best.ckpt")
+    assert Path("best.ckpt").read_text() == "mine" and not Path("best.ckpt").is_symlink()
+
+
+def test_relative_is_what_one_would_type(tmp_path):
+    assert relative(tmp_path / "runs/a") == "runs/a"
+    assert relative("runs/a") == "runs/a"
+    assert relative(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
+
+
+def test_no_link_where_the_folder_takes_none(monkeypatch):
+    def refuse(self, target):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    Path("a").write_text("a")
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert not link(Path("a"), "best.ckpt")
+    assert not Path("best.ckpt").exists()
