@@ -87,6 +87,7 @@ class ClassifierModule(LightningModule):
         self.backward_loss = self.gradient_norm = torch.zeros(())
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
+        self._monitor = ""  # the metric that it watches
         self._plateau_state: dict[str, Any] | None = None
         self._schedule_states: list[dict[str, Any]] = []
         self._epochs: int | None = None  # of the fit, if the schedule needs it
@@ -139,7 +140,11 @@ class ClassifierModule(LightningModule):
         """What `configure_optimizers` returns: the optimizer with the schedule that `factory(optimizer)` makes.
 
         A missing `total_steps`, `T_max` or `total_epochs` becomes the length of the fit. Schedules with `total_steps`
-        move every step, others every epoch. ReduceLROnPlateau watches `val/loss`.
+        move every step, others every epoch. ReduceLROnPlateau watches its `monitor`, by default `val/loss`, or
+        `train/loss` if nothing is validated.
+
+        Raises:
+            ValueError: if ReduceLROnPlateau watches a metric of validation and nothing is validated.
         """
         if factory is None:
             return optimizer
@@ -153,6 +158,7 @@ class ClassifierModule(LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
             self._plateau = schedule
+            self._monitor = self._monitored(schedule)
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
@@ -226,6 +232,7 @@ class ClassifierModule(LightningModule):
     def _epochs_of_fit(self) -> int:
         self._epochs = self.trainer.max_epochs
         if self._epochs is None or self._epochs < 0:  # max_steps is given
+            self.trainer.fit_loop.setup_data()  # counts the batches
             batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
             self._epochs = math.ceil(batches / self.trainer.num_training_batches)
         return self._epochs
@@ -242,6 +249,29 @@ class ClassifierModule(LightningModule):
                     # resume with another channels_last
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
                         state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def _monitored(self, schedule: ReduceLROnPlateau) -> str:
+        given = getattr(schedule, "monitor", None)  # of lightning.pytorch.cli.ReduceLROnPlateau
+        monitor = str(given or "val/loss")
+        if not monitor.startswith(("train/", "val/")):
+            raise ValueError(f"ReduceLROnPlateau watches {monitor}: choose a metric such as val/loss or train/loss")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not monitor.startswith("val/") or (self.trainer.limit_val_batches != 0 and data.subset("val") is not None):
+            return monitor
+        if given:
+            raise ValueError(
+                f"ReduceLROnPlateau watches {monitor}, but nothing is validated: let it watch train/loss, or validate"
+            )
+        print_line("nothing is validated: ReduceLROnPlateau watches train/loss")
+        return "train/loss"
+
+    def _step_plateau(self, values: dict[str, Any]) -> None:
+        if self._plateau is None:
+            return
+        if self._monitor in values:
+            self._plateau.step(values[self._monitor])
+        elif self._monitor.partition("/")[0] in {name.partition("/")[0] for name in values}:
+            raise ValueError(f"ReduceLROnPlateau watches {self._monitor!r}, but there are {', '.join(values)}")
 
     # Every step
 
@@ -296,14 +326,15 @@ class ClassifierModule(LightningModule):
         values: dict[str, Any] = {**self._loss_and_accuracy("train"), "lr": self._rate}
         self.log_dict(values, logger=False, sync_dist=True)
         self._record(values, self.global_step - 1)
+        self._step_plateau(values)
 
     def on_validation_epoch_end(self) -> None:
         self._counts_batch = True
         values = self._values("val")
         self.log_dict(values, prog_bar=True, sync_dist=True)
         # `trainer.training` is False in a fit's validation too
-        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._plateau.step(values["val/loss"])
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._step_plateau(values)
 
     def on_validation_epoch_start(self) -> None:
         self._counts_batch = True

@@ -2,20 +2,15 @@
 
 import json
 import logging
-import os
 import re
-import sys
-import uuid
 import warnings
 from argparse import ArgumentError
-from argparse import ArgumentParser as PlainParser
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
@@ -23,14 +18,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
 from litengine.cli import errors
+from litengine.cli.remembered import as_list, with_what_is_remembered
 from litengine.data import Source
 from litengine.distributed import is_lost_process
-from litengine.files import relative
-from litengine.inference.safe_config import read_trusted
 from litengine.loggers import CSVMetrics
-from litengine.terminal import print_line
 from litengine.training import run_directory
-from litengine.training.checkpoint_files import CheckpointFiles, newest_intact
+from litengine.training.checkpoint_files import CheckpointFiles
 from litengine.training.launch import agree, check_size
 
 VERBS = ("fit", "validate", "test")
@@ -137,7 +130,7 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception:
-            run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            run_directory.discard(Path(self.config[self.subcommand].trainer.default_root_dir))
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -149,22 +142,23 @@ class CLI(LightningCLI):
                 "hold whole weights: use --trainer.strategy ddp"
             )
         extra = [
-            *_as_list(settings["callbacks"]),
+            *as_list(settings["callbacks"]),
             training.Console(self.notes),
             training.BatchPicture(),
             training.DrawCurves(),
         ]
         extra += [training.WriteReport(["python", "main.py", *self.args])]
-        extra += [training.ExactResume(), training.StopOnSignal()]
+        extra.append(training.ExactResume())
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
             extra.append(training.ProgressBar())
         loggers = []
         if self.subcommand == "fit":
-            loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
+            loggers = [*as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
         elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
-            loggers = _as_list(settings["logger"])
-        plugins = [*_as_list(settings["plugins"]), CheckpointFiles()]
+            loggers = as_list(settings["logger"])
+        plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
+        trainer.callbacks.append(training.StopOnSignal())  # type: ignore[attr-defined]  # after all that save
         check_size(trainer.num_nodes, trainer.num_devices)
         return trainer
 
@@ -202,18 +196,26 @@ class CLI(LightningCLI):
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
         files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
         config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
-        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
-        if not config.trainer.default_root_dir:
-            config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
-        directory = Path(config.trainer.default_root_dir)
-        for logger in _as_list(config.trainer.logger):
+        given, settings = config.trainer.default_root_dir, None
+        if self.subcommand == "fit":
+            settings = training.as_settings(self._parser("fit"), config)
+            self.save_config_kwargs = {"settings": settings}
+            if config.trainer.fast_dev_run:
+                settings = None  # leaves nothing to resume
+        else:
+            given = given or run_directory.run_dir_of(config.ckpt_path)
+        if (self.subcommand == "fit" and config.resume in (None, "auto")) or given is None:
+            given = run_directory.new_run_dir(config.runs, config.name, settings, given)
+        directory = Path(given)
+        config.trainer.default_root_dir = str(directory)
+        for logger in as_list(config.trainer.logger):
             arguments = logger.init_args
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments:  # in the config of the run, so that a resumed run continues the tracker's
+            if "project" in arguments:
                 arguments.name = arguments.name or f"{config.name}/{directory.name}"
-                arguments.id = arguments.id or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # of a sweep
+                arguments.id = arguments.id or run_directory.run_id(directory)
 
 
 def run_verb(args: list[str]) -> None:
@@ -226,53 +228,6 @@ def multiplies_bf16() -> bool:
     where it does not, bfloat16 is several times slower."""
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16"))
-
-
-def with_what_is_remembered(args: list[str]) -> list[str]:
-    """Puts what a checkpoint, or the run to resume, remembers in front of all other settings: flags and configs win."""
-    parser = PlainParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--resume", "--name", "--runs"):
-        parser.add_argument(option, nargs="?")
-    parser.add_argument("--config", "-c", action="append")
-    parser.add_argument("--trust", nargs="*", default=[])
-    given, others = parser.parse_known_args(args)
-    verb, *rest = args or [""]
-    if given.ckpt_path not in (None, "null"):
-        remembered = read_trusted(given.ckpt_path, [project.package(), *given.trust])["config"]
-        if verb == "test":
-            remembered["trainer"] = {"logger": tracker_of(run_directory.run_dir_of(given.ckpt_path))}
-        return [verb, "--config", json.dumps(remembered), *rest]
-    if verb != "fit" or given.resume in (None, "null"):
-        return args
-    name = given.name or (Path(given.config[0]).stem if given.config else None)
-    directory = run_directory.find(given.resume, given.runs or "runs", name)
-    if directory is None:
-        return args
-    if run_directory.read_state(directory) == "finished" and others == ["fit"]:
-        print_line(f"{relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
-        sys.exit(0)
-    newest = newest_intact(directory / "checkpoints")
-    for damage in newest.skipped:
-        print_line(f"passed over: {damage}")
-    if newest.path is None and newest.skipped:
-        raise ValueError(f"no checkpoint of {relative(directory)} is intact: start the run anew, without --resume")
-    place = ["--trainer.default_root_dir", str(directory), "--ckpt_path", str(newest.path or "null")]
-    recorded = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
-    return ["fit", "--config", json.dumps(project.renamed(recorded, [project.package()])), *rest, *place]
-
-
-def tracker_of(directory: Path | None) -> Any:
-    """The W&B settings of a run, with which a test continues it; False where there are none.
-
-    No other tracker: the config that lies beside a checkpoint is not checked for what it names, as the one in it is.
-    """
-    if directory is None:
-        return False
-    given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
-    ours = [logger for logger in _as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
-    for logger in ours:
-        logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
-    return ours or False
 
 
 def fit_network_to_data(config: Namespace) -> None:
@@ -314,10 +269,3 @@ def _default_arguments(network: str) -> dict[str, Any]:
         return dict(parser.get_defaults().items())
     except (ImportError, AttributeError, ValueError, ArgumentError):
         return {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    """Trainer arguments that may be one, several, or switched on or off."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
