@@ -12,7 +12,7 @@ FORMER_NAMES: tuple[str, ...] = ()  # names of this package before a rename; old
 
 
 def load(path: str | PathLike[str], device: Any = None, trust: Sequence[str] = ()) -> "Predictor":
-    """The classifier in a checkpoint of this project: see `litengine.inference.load`."""
-    from litengine.inference import load  # imports torch
+    """The classifier in a checkpoint of this project: see `litengine.inference.predictor.load`."""
+    from litengine.inference.predictor import load  # imports torch
 
     return load(path, device, trust=[__name__, *trust])

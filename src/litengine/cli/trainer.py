@@ -1,5 +1,6 @@
 """The verbs that the Trainer runs, fit, validate and test: LightningCLI, its defaults, and what each run gets."""
 
+import inspect
 import json
 import logging
 import os
@@ -20,14 +21,16 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.markup import escape
 
 from litengine import project, training
 from litengine.cli import errors
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.files import relative
-from litengine.inference.safe_config import read_trusted
-from litengine.loggers import CSVMetrics
+from litengine.inference.safe_config import read_config
+from litengine.loggers import CSVMetrics, Wandb
+from litengine.network import build_network, worth_recording
 from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles, newest_intact
@@ -40,6 +43,7 @@ TRAINER_DEFAULTS = {
     "enable_model_summary": False,  # the first line says how many parameters there are
 }
 REPLACED_WHOLE = {"model.network", "data.source", "model.optimizer", "model.lr_scheduler"}
+WHERE = ("project", "entity", "mode")  # settings of W&B that say where images go
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
@@ -134,7 +138,11 @@ class CLI(LightningCLI):
         self._choose_run_dir(config)
 
     def instantiate_classes(self) -> None:
+        self._recorded = self.config
+        self.config = self.config.clone()
+        model = self.config[self.subcommand].model
         try:
+            model.network = build_network(model.network.as_dict())
             super().instantiate_classes()
         except Exception:
             run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
@@ -142,6 +150,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The Trainer with what every run has: lines on the terminal, a report, a progress bar, and metrics.csv."""
+        self.config = self._recorded  # with the network's settings in place of the network
         settings = self.config_init[self.subcommand]["trainer"]
         if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
             raise ValueError(
@@ -233,7 +242,7 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     given, others = parser.parse_known_args(args)
     verb, *rest = args or [""]
     if given.ckpt_path not in (None, "null"):
-        remembered = read_trusted(given.ckpt_path, [project.package(), *given.trust])["config"]
+        remembered = read_config(given.ckpt_path, [project.package(), *given.trust])
         if verb == "test":
             remembered["trainer"] = {"logger": tracker_of(run_directory.run_dir_of(given.ckpt_path))}
         return [verb, "--config", json.dumps(remembered), *rest]
@@ -257,16 +266,24 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
 
 
 def tracker_of(directory: Path | None) -> Any:
-    """The W&B settings of a run, with which a test continues it; False where there are none.
+    """The W&B logger with which a test continues the run of its checkpoint; False if there is none.
 
-    No other tracker: the config that lies beside a checkpoint is not checked for what it names, as the one in it is.
+    Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
+    or mode, the images of the test would be uploaded to where the stranger says.
     """
     if directory is None:
         return False
     given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
     ours = [logger for logger in _as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
     for logger in ours:
-        logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
+        settings = logger.get("init_args") or {}
+        logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
+        usual = {key: parameter.default for key, parameter in inspect.signature(Wandb).parameters.items()}
+        if ignored := [f"{key} {settings[key]}" for key in WHERE if settings.get(key, usual[key]) != usual[key]]:
+            config = relative(directory / "config.yaml")
+            print_line(
+                escape(f"W&B's {', '.join(ignored)} in {config} is not used: if the run is yours, give it by a flag")
+            )
     return ours or False
 
 
@@ -289,6 +306,9 @@ def fit_network_to_data(config: Namespace) -> None:
                 "it follows the data"
             )
         arguments[name] = facts[name]
+    # what a checkpoint records: it must be possible to build the network from that alone
+    recorded = worth_recording(config.model.network.as_dict())
+    config.model.network = Namespace(**{**recorded, "init_args": Namespace(**recorded["init_args"])})
 
 
 def _build_source(spec: Namespace) -> Source:
