@@ -64,17 +64,11 @@ def argument_types(target: Any) -> dict[str, Any]:
     """The type hints of a class's or function's arguments.
 
     Those of the base classes are among them, and for a function those of the class that it returns, since `**kwargs`
-    are often handed on to it. Arguments without a hint, or with one that cannot be
-    resolved, are left out.
+    are often handed on to it. Arguments without a hint, or with one that cannot be resolved, are left out.
     """
-    if inspect.isclass(target):
-        hints: dict[str, Any] = {}
-        for base in reversed(inspect.getmro(target)):
-            hints |= _hints_of(vars(base).get("__init__"))
-    else:
-        own = _hints_of(target)
-        returned = own.get("return")
-        hints = {**(argument_types(returned) if inspect.isclass(returned) else {}), **own}
+    hints: dict[str, Any] = {}
+    for function in _functions(target):
+        hints |= _hints_of(function)
     hints.pop("return", None)
     return hints
 
@@ -159,6 +153,17 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
         raise ValueError(f"{name} is {value!r}, which is no {inspect.formatannotation(hint)}") from error
 
 
+def _functions(target: Any) -> Iterator[Any]:
+    """The functions whose arguments a class or function takes, as far as hints tell; the last one wins."""
+    if inspect.isclass(target):
+        yield from (vars(base)["__init__"] for base in reversed(inspect.getmro(target)) if "__init__" in vars(base))
+        return
+    returned = _hints_of(target).get("return")
+    if inspect.isclass(returned):
+        yield from _functions(returned)
+    yield target
+
+
 def _hints_of(function: Any) -> dict[str, Any]:
     """Each type hint by itself, so that one that only a type checker can resolve hides no other."""
     hints: dict[str, Any] = {}
@@ -176,6 +181,9 @@ def _given(spec: Mapping[str, Any]) -> set[str]:
     add: Any = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
     add(target, fail_untyped=False)
     defaults = dict(parser.get_defaults().items(nested=False))
+    for function in _functions(target):  # jsonargparse lists no defaults that are classes
+        parameters = inspect.signature(function).parameters.items()
+        defaults |= {name: parameter.default for name, parameter in parameters if inspect.isclass(parameter.default)}
     arguments = (spec.get("init_args") or {}).items()
     return {name for name, value in arguments if name not in defaults or not _same(defaults[name], value)}
 

@@ -132,6 +132,9 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         if not config.ckpt_path:
             fit_network_to_data(config)
+        # what a checkpoint records: the network must be built from that alone
+        network = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
@@ -306,9 +309,6 @@ def fit_network_to_data(config: Namespace) -> None:
                 "it follows the data"
             )
         arguments[name] = facts[name]
-    # what a checkpoint records: it must be possible to build the network from that alone
-    recorded = worth_recording(config.model.network.as_dict())
-    config.model.network = Namespace(**{**recorded, "init_args": Namespace(**recorded["init_args"])})
 
 
 def _build_source(spec: Namespace) -> Source:
