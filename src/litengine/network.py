@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Literal
 
@@ -60,7 +60,8 @@ def import_object(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def argument_types(target: Any) -> dict[str, Any]:
+@lru_cache(maxsize=64)
+def argument_types(target: Any) -> Mapping[str, Any]:
     """The type hints of a class's or function's arguments.
 
     Those of the base classes are among them, and for a function those of the class that it returns, since `**kwargs`

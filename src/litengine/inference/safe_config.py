@@ -53,6 +53,7 @@ LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path",
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
 SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
 REMOTE = ("url", "download")  # arguments of a source or dataset
+UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
 MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
 WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
 
@@ -110,7 +111,7 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
         raise ValueError("the config in the checkpoint holds no settings")
     _check_size(config)
     checker = _Checker(trusted)
-    owners = {"model": project.model_class, "data": project.data_class}
+    owners: dict[str, Any] = {"model": project.model_class, "data": project.data_class}
     checked: dict[str, Any] = {}
     for key, value in config.items():
         if key in owners:
@@ -174,7 +175,7 @@ class _Checker:
 
     def value(self, key: str, value: Any, hint: Any) -> Any:
         """A value, checked against the type hint of its place, `empty` if it has none."""
-        found = {Leaf(object, "factory")} if hint is inspect.Parameter.empty else set(leaves(hint))
+        found = {UNKNOWN} if hint is inspect.Parameter.empty else set(leaves(hint))
         if isinstance(value, Mapping):
             if SPEC & set(value):
                 return self._spec(key, value, found)
@@ -196,10 +197,8 @@ class _Checker:
                 raise ValueError(f"{key} in the checkpoint is {text!r}: settings inside a string are not read")
         elif "." in text and all(part.isidentifier() for part in text.split(".")):
             self._check_target(key, text, found)
-        elif not WORD.fullmatch(text) or os.path.isfile(text):
-            raise ValueError(
-                f"{key} in the checkpoint is {text!r}: a full import path or a word in small letters is needed"
-            )
+        elif not {Leaf(str), Leaf(object), UNKNOWN} & found or not WORD.fullmatch(text) or os.path.isfile(text):
+            raise ValueError(f"{key} in the checkpoint is {text!r}: a full import path is needed, or a plain word")
 
     def _spec(self, key: str, spec: Mapping[str, Any], found: set[Leaf]) -> dict[str, Any]:
         if not is_spec(spec) or not set(spec) <= SPEC:
@@ -208,7 +207,7 @@ class _Checker:
         place, hints, checked = _definition(target), argument_types(target), dict(spec)
         if place in BY_NAME:
             name = {**(spec.get("dict_kwargs") or {}), **(spec.get("init_args") or {})}.get(BY_NAME[place])
-            hints = argument_types(_registered(key, place, name)) | hints
+            hints = {**argument_types(_registered(key, place, name)), **hints}
         for part in SPEC & set(spec) - {"class_path"}:
             arguments = self.arguments(f"{key}.{part}", hints, {} if spec[part] is None else spec[part])
             checked[part] = _without_weights(arguments) if _within(place, MODELS) else arguments
@@ -218,15 +217,16 @@ class _Checker:
         """The class or function at an import path, if it may stand where a value of the types `found` is expected."""
         target = self._resolve(key, path)
         place, kinds = _definition(target), tuple(leaf.kind for leaf in found if not leaf.is_plain)
-        kinds = tuple(kind for kind in kinds if kind is not object)
-        trusted = _within(place, self.trusted)
-        if inspect.isclass(target):
-            fits = any(_is_subclass(target, kind) for kind in kinds) or (trusted and not kinds)
-        elif trusted and kinds:
+        kinds = tuple(kind for kind in kinds if kind not in (object, UNKNOWN.kind))
+        if place in self.trusted:
+            fits = True
+        elif inspect.isclass(target):
+            fits = any(_is_subclass(target, kind) for kind in kinds)
+        elif _within(place, self.trusted):
             made = getattr(target, "__annotations__", {}).get("return", nn.Module)
             fits = any(_is_subclass(made, kind) for kind in kinds)
         else:
-            fits = place in self.trusted or (_is_model_builder(target) and nn.Module in kinds)
+            fits = Leaf(nn.Module) in found and _is_model_builder(target)
         if fits:
             return target
         wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) or "plain value, since no class is expected there"
