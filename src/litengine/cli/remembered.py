@@ -1,5 +1,6 @@
 """What a command line gets from the checkpoint or the run that it names."""
 
+import inspect
 import json
 import sys
 from argparse import ArgumentParser
@@ -7,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.markup import escape
 
 from litengine import project
 from litengine.files import relative
-from litengine.inference.safe_config import read_trusted
+from litengine.inference.safe_config import read_config
+from litengine.loggers import Wandb
 from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import newest_intact
+
+WHERE = ("project", "entity", "mode")  # settings of W&B that say where images go
 
 
 def with_what_is_remembered(args: list[str]) -> list[str]:
@@ -26,8 +31,8 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     given, others = parser.parse_known_args(args)
     verb, *rest = args or [""]
     if given.ckpt_path not in (None, "null"):
-        remembered = read_trusted(given.ckpt_path, [project.package(), *given.trust])["config"]
-        if verb == "test":
+        remembered = read_config(given.ckpt_path, [project.package(), *given.trust])
+        if verb in ("test", "validate"):
             remembered["trainer"] = {"logger": tracker_of(run_directory.run_dir_of(given.ckpt_path))}
         return [verb, "--config", json.dumps(remembered), *rest]
     if verb != "fit" or given.resume in (None, "null"):
@@ -67,16 +72,24 @@ def _config_of(directory: Path) -> Any:
 
 
 def tracker_of(directory: Path | None) -> Any:
-    """The W&B settings of a run, with which a test continues it; False where there are none.
+    """The W&B logger with which a test continues the run of its checkpoint; False if there is none.
 
-    No other tracker: the config that lies beside a checkpoint is not checked for what it names, as the one in it is.
+    Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
+    or mode, the images of the test would be uploaded to where the stranger says.
     """
     if directory is None:
         return False
     given = _config_of(directory)["trainer"]["logger"]
     ours = [logger for logger in as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
     for logger in ours:
-        logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
+        settings = logger.get("init_args") or {}
+        logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
+        usual = {key: parameter.default for key, parameter in inspect.signature(Wandb).parameters.items()}
+        if ignored := [f"{key} {settings[key]}" for key in WHERE if settings.get(key, usual[key]) != usual[key]]:
+            config = relative(directory / "config.yaml")
+            print_line(
+                escape(f"W&B's {', '.join(ignored)} in {config} is not used: if the run is yours, give it by a flag")
+            )
     return ours or False
 
 

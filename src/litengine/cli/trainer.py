@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import warnings
 from argparse import ArgumentError
@@ -22,6 +23,7 @@ from litengine.cli.remembered import as_list, with_what_is_remembered
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.loggers import CSVMetrics
+from litengine.network import build_network, worth_recording
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles
 from litengine.training.launch import agree, check_size
@@ -121,13 +123,20 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         if not config.ckpt_path:
             fit_network_to_data(config)
+        # what a checkpoint records: the network must be built from that alone
+        network = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
 
     def instantiate_classes(self) -> None:
+        self._recorded = self.config
+        self.config = self.config.clone()
+        model = self.config[self.subcommand].model
         try:
+            model.network = build_network(model.network.as_dict())
             super().instantiate_classes()
         except Exception:
             run_directory.discard(Path(self.config[self.subcommand].trainer.default_root_dir))
@@ -135,6 +144,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """The Trainer with what every run has: lines on the terminal, a report, a progress bar, and metrics.csv."""
+        self.config = self._recorded  # with the network's settings in place of the network
         settings = self.config_init[self.subcommand]["trainer"]
         if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
             raise ValueError(
@@ -146,6 +156,7 @@ class CLI(LightningCLI):
             training.Console(self.notes),
             training.BatchPicture(),
             training.DrawCurves(),
+            training.LoggerSteps(),
         ]
         extra += [training.WriteReport(["python", "main.py", *self.args])]
         extra.append(training.ExactResume())
@@ -154,7 +165,7 @@ class CLI(LightningCLI):
         loggers = []
         if self.subcommand == "fit":
             loggers = [*as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
-        elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
+        else:  # the tracker of the run, so that it gets the report
             loggers = as_list(settings["logger"])
         plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
         trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
@@ -214,7 +225,8 @@ class CLI(LightningCLI):
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
             if "project" in arguments:
-                arguments.name = arguments.name or f"{config.name}/{directory.name}"
+                arguments.project = arguments.project or os.environ.get("WANDB_PROJECT") or project.package()
+                arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
                 arguments.id = arguments.id or run_directory.run_id(directory)
 
 

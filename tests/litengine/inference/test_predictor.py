@@ -1,5 +1,6 @@
 """A checkpoint as a classifier: what it says against plain torch, what it takes, and what it refuses."""
 
+import copy
 import functools
 import re
 import subprocess
@@ -20,13 +21,14 @@ from project_for_tests import CNN, PACKAGE, ImageClassifier, ImageData
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
-from litengine.inference import Prediction, Predictor
-from litengine.inference.predictor import _best_device
+from litengine import __version__
+from litengine.inference.predictor import Classifier, Prediction, Predictor, _best_device
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
 NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
 MODEL: dict[str, Any] = {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}
+FACTS = {"class_names": ["ant", "bee", "cat"], "tta": "none", "channels_last": True}
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 RANDOM = np.random.default_rng(0)
 
@@ -46,11 +48,11 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def content(network: nn.Module) -> dict[str, Any]:
-    """What `fit` writes, as far as it is needed."""
+    """The parts of a checkpoint that are needed."""
     return {
-        "litcnn": "0.0.1",
-        "config": {"name": "a", "model": MODEL, "data": {"source": {"class_path": "litengine.data.Digits"}}},
-        "data": {"class_names": ["ant", "bee", "cat"], "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
+        "engine": "0.0.1",
+        "config": {"name": "a", "model": copy.deepcopy(MODEL), "data": {"source": {"class_path": "gone.Source"}}},
+        "data": {**FACTS, "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
     }
 
@@ -95,7 +97,7 @@ def test_images_are_prepared_as_torchvision_would(predictor: Predictor, network:
 
 
 def test_test_time_augmentation_is_the_checkpoints(content: dict[str, Any], network: nn.Module) -> None:
-    content["config"]["model"] = {**MODEL, "tta": "flip"}
+    content["data"]["tta"] = "flip"
     torch.save(content, "best.ckpt")
     image = pixels(3, SIZE, SIZE)
     views = torch.from_numpy(np.stack([image, image[:, :, ::-1]]))
@@ -177,8 +179,7 @@ def test_a_missing_file_is_named(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6)])
 def test_only_square_images_of_three_channels_are_made_from_files(network: nn.Module, shape: tuple[int, ...]) -> None:
-    classifier = ImageClassifier(network)
-    classifier.image_shape = shape
+    classifier = Classifier(network, {**FACTS, "image_shape": list(shape), "mean": MEAN, "std": STD})
     with pytest.raises(ValueError, match=re.escape(f"images of shape {list(shape)}")):
         Predictor(classifier, "cpu")
 
@@ -203,28 +204,6 @@ def test_a_gpu_says_what_the_cpu_says(predictor: Predictor) -> None:
 
 
 # Checkpoints
-
-
-def test_loading_needs_no_data(content: dict[str, Any]) -> None:
-    source = {"class_path": "litengine.data.ImageFolder", "init_args": {"root": "gone"}}
-    content["config"]["data"]["source"] = source
-    torch.save(content, "best.ckpt")
-    assert project.load("best.ckpt").class_names == ["ant", "bee", "cat"]
-    assert not Path("data").exists()
-
-
-def test_loading_downloads_no_pretrained_weights(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **options: pytest.fail("downloads"))
-    arguments = {"model_name": "resnet10t", "pretrained": True}
-    of_timm = {"class_path": "timm.create_model", "init_args": arguments, "dict_kwargs": {"num_classes": 3}}
-    state = timm.create_model("resnet10t", num_classes=3).state_dict()
-    content["state_dict"] = {f"network.{name}": value for name, value in state.items()}
-    content["config"]["model"] = {"network": of_timm}
-    torch.save(content, "best.ckpt")
-    loaded = project.load("best.ckpt", device="cpu").classifier.network.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in state.items())
 
 
 def test_a_network_of_your_own_needs_its_package_trusted(
@@ -256,29 +235,27 @@ def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c["config"].update(model={**MODEL, "colour": "red"}), "does not accept option 'colour'"),
-        (lambda c: c["config"].update(model={}), "it has no 'network'"),
-        (lambda c: c["config"].pop("model"), "it has no 'model'"),
-        (lambda c: c.update(config={"model": {**MODEL, "tta": "mirror"}}), "model.tta.*mirror"),
-        (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "'depth' is not accepted"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "unexpected keyword argument 'depth'"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden="9a"), "hidden is '9a', which is no int"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(widths=[4] * 9), "nothing is left of a 8x8"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden=9), "size mismatch for network.head"),
         (lambda c: c.pop("state_dict"), "it has no 'state_dict'"),
         (lambda c: c["state_dict"].popitem(), r'Missing key\(s\) in state_dict: "network.head.4.bias"'),
         (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
+        (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
+        (lambda c: c["data"].update(class_names=[1, 2, 3]), "are no facts of a classifier"),
         (lambda c: c.update(data=None), "not subscriptable"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_told(
     content: dict[str, Any], change: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
-    content["config"]["model"] = {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": dict(NETWORK)}}
     change(content)
     torch.save(content, "old.ckpt")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         project.load("old.ckpt")
     message = str(caught.value)
-    assert re.match(rf"old\.ckpt does not fit litcnn {project.VERSION} \(written by 0\.0\.1\): .*{reason}", message)
+    assert re.match(rf"old\.ckpt does not fit litengine {__version__} \(written by 0\.0\.1\): .*{reason}", message)
     assert "\n" not in message and len(message) < 500
 
 
