@@ -42,7 +42,7 @@ NOT_RUN = {
     "deploy/container.sh": "builds an image, for a quarter of an hour",
     "sbatch": "needs SLURM: tests/deploy/test_slurm.py",
     "torchrun": "several machines: tests/e2e/test_launchers.py",
-    "python -m litengine my_package": "a package of two classes: tests/e2e/test_second_project.py",
+    "python -m litengine my_package.Model": "a package of two classes: tests/e2e/test_second_project.py",
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
 
