@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, dict_to_namespace
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -125,7 +125,7 @@ class CLI(LightningCLI):
             fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
         network = worth_recording(config.model.network.as_dict())
-        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})
+        config.model.network = dict_to_namespace(network)
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
