@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import uuid
 import warnings
 from argparse import ArgumentError
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -21,48 +23,38 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from litengine import project, training
 from litengine.cli import errors
 from litengine.cli.remembered import as_list, with_what_is_remembered
+from litengine.cli.settings import Settings, configs_first
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.loggers import CSVMetrics
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles
-from litengine.training.launch import agree, check_size
+from litengine.training.launch import agree, cluster
 
-VERBS = ("fit", "validate", "test")
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "logger": {"class_path": "litengine.loggers.Wandb"},
     "enable_model_summary": False,  # the first line says how many parameters there are
 }
-REPLACED_WHOLE = {"model.network", "data.source", "model.optimizer", "model.lr_scheduler"}
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
 
 
-class Parser(LightningArgumentParser):
-    """Knows which verb it parses, and tells what was wrong in one message."""
-
-    def __init__(self, *args: Any, verb: str = "", **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch` would pass for max_epochs
-        super().__init__(*args, **kwargs)
-        self.verb = verb
-
-    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        self.verbs = super().add_subcommands(*args, **kwargs)
-        return self.verbs
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if not self.exit_on_error:  # a class inside a union: another of its types may fit yet
-            super().error(message, ex)
-        main = getattr(self, "parent_parser", self)
-        errors.stop(errors.explain(message, main.args, main.verbs.choices))
+NO_EFFECT = {  # arguments of the Trainer that change nothing here
+    "limit_predict_batches": "the Trainer does not predict; use main.py predict",
+    "use_distributed_sampler": "each process always gets its slice of every batch",
+    "enable_autolog_hparams": "the config is always recorded",
+    "enable_checkpointing": "a fit always writes its checkpoints; set checkpoints.* for how often",
+    "model_registry": "checkpoints are files of the run; log_model of the W&B logger uploads them",
+}
 
 
 class CLI(LightningCLI):
     """`fit`, `validate` and `test`, driven by YAML and flags."""
 
     def __init__(self, args: list[str]) -> None:
+        self.verb = args[0]
         self.args = args
         self.notes: list[str] = []
         # Lightning tells, over ten lines, what our first line says, and advertises its own tracker
@@ -71,24 +63,24 @@ class CLI(LightningCLI):
         # its own use of what torch 2.15 deprecates, at every start
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
+        strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
         super().__init__(
             project.model_class(),
             project.data_class(),
-            save_config_callback=training.RecordConfig,
+            save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={verb: {"verb": verb} for verb in VERBS},
-            parser_class=Parser,
+            parser_kwargs={**strict, self.verb: {**strict}},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in VERBS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # only ever called on an instance
+        return {self.verb: LightningCLI.subcommands()[self.verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.verb_parser = parser
         parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
         parser.add_argument("--trust", nargs="*", type=str, default=[], help="Packages that a checkpoint may name too.")
@@ -100,30 +92,42 @@ class CLI(LightningCLI):
         parser.set_defaults({key: {"class_path": path} for key, path in defaults.items() if path})
         # jsonargparse hands the default arguments of a class on to the class that replaces it, such as the widths of
         # the default network to another network that has widths
-        parser.set_defaults(dict.fromkeys(errors.classes_given(self.args) & REPLACED_WHOLE))
-        if getattr(parser, "verb", "") == "fit":
+        parser.set_defaults(dict.fromkeys(Settings(self.args, parser).replaced()))
+        if self.verb == "fit":
             parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        full = configs_first(Settings(args, self.verb_parser).with_full_names(args))
         # decided by the first of several processes: another may see an older state of a shared disk
-        args = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(args))))
-        self.config = parser.parse_args(args)
-        path = self.config[self.config.subcommand].ckpt_path
-        if path and not any(arg.startswith("--ckpt_path") for arg in args):  # it stands in a config
-            self.config = parser.parse_args(with_what_is_remembered([*args, "--ckpt_path", str(path)]))
-        config = self.config[self.config.subcommand]
+        full = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(full))))
+        config = self._parsed(full)
+        if config.ckpt_path and not any(word.startswith("--ckpt_path") for word in full):  # it stands in a config
+            full = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
+            config = self._parsed(full)
+        if config.seed_everything is True:  # Lightning's random seed is always 0
+            seed = agree("seed", lambda: str(secrets.randbelow(2**31)))
+            config = self._parsed([*full, "--seed_everything", seed])
         for group in ("trainer", "model", "data"):  # jsonargparse lets a bare value pass for a group
             if not isinstance(config[group], Namespace):
-                parser.error(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
-        if not config.ckpt_path and self.config.subcommand != "fit":
-            parser.error(f"{self.config.subcommand} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
+                raise ValueError(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
+        if not config.ckpt_path and self.verb != "fit":
+            raise ValueError(f"{self.verb} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
+        Settings(full, self.verb_parser).check_overridden(config)
+
+    def _parsed(self, args: list[str]) -> Namespace:
+        try:
+            self.config = self.parser.parse_args(args)
+        except ArgumentError as error:
+            errors.stop(errors.explain(str(error), args, self.verb_parser))
+        found: Namespace = self.config[self.verb]
+        return found
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+        config = self.config[self.verb]
         if not config.ckpt_path:
             fit_network_to_data(config)
-        if self.subcommand in ("test", "validate"):
+        if self.verb in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
@@ -132,31 +136,48 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except Exception:
-            run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            run_directory.discard_empty(Path(self.config[self.verb].trainer.default_root_dir))
             raise
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what every run has: lines on the terminal, a report, a progress bar, and metrics.csv."""
-        settings = self.config_init[self.subcommand]["trainer"]
+        built = self.config_init[self.verb]
+        settings = {**built.trainer, **kwargs}
+        self._check_trainer(settings)
+        callbacks = as_list(settings["callbacks"])
+        loggers, plugins = [], as_list(settings["plugins"])
+        if not settings["barebones"]:
+            callbacks += [training.Console(self.notes), training.BatchPicture(), built.checkpoints, built.numerics]
+            callbacks += [training.WriteReport(["python", "main.py", *self.args])]
+            callbacks += [training.ExactResume(), training.StopOnSignal()]
+            if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(training.ProgressBar())
+            if not settings["fast_dev_run"]:
+                callbacks.append(training.RecordConfig(self.verb_parser, self.config[self.verb]))
+                # a test gets the tracker of the run, so that the report stands beside the fit
+                loggers = as_list(settings["logger"]) if self.verb != "validate" else []
+                loggers += [CSVMetrics(settings["default_root_dir"])] if self.verb == "fit" else []
+            plugins.append(CheckpointFiles())
+        trainer = Trainer(**{**settings, "callbacks": callbacks, "logger": loggers, "plugins": plugins})
+        if group := cluster():
+            group.validate_settings(trainer.num_devices, trainer.num_nodes)
+        elif trainer.num_nodes > 1:
+            raise ValueError(
+                f"trainer.num_nodes is {trainer.num_nodes}, but this process was started alone: start it on each "
+                "machine with torchrun, or all with srun (docs/scale.md), or give --trainer.num_nodes 1"
+            )
+        return trainer
+
+    def _check_trainer(self, settings: dict[str, Any]) -> None:
+        """Raises ValueError for an argument of the Trainer that would have no effect, or that is not carried out."""
+        for name, why in NO_EFFECT.items():
+            if settings[name] not in (None, self.verb_parser.get_default(f"trainer.{name}")):
+                raise ValueError(f"trainer.{name} {settings[name]} has no effect here: {why}")
         if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
             raise ValueError(
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
-        extra = [*as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
-        extra += [training.WriteReport(["python", "main.py", *self.args])]
-        extra += [training.ExactResume(), training.StopOnSignal()]
-        if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
-            extra.append(training.ProgressBar())
-        loggers = []
-        if self.subcommand == "fit":
-            loggers = [*as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
-        elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
-            loggers = as_list(settings["logger"])
-        plugins = [*as_list(settings["plugins"]), CheckpointFiles()]
-        trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
-        check_size(trainer.num_nodes, trainer.num_devices)
-        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         try:
@@ -172,8 +193,8 @@ class CLI(LightningCLI):
             ) from error
 
     def after_fit(self) -> None:
-        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, training.Checkpoints))
-        if self.config.fit.test_after_fit and (path := best.best_path(self.trainer)):
+        path = self.config_init.fit.checkpoints.best_path(self.trainer)
+        if self.config.fit.test_after_fit and path:
             self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
 
     def _adapt_to_cpu(self, trainer: Namespace) -> None:
@@ -192,7 +213,7 @@ class CLI(LightningCLI):
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
         files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
         config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
-        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
+        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.verb != "fit" else None
         if not config.trainer.default_root_dir:
             config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
         directory = Path(config.trainer.default_root_dir)
