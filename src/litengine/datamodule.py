@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litengine.data import Arrays, Augment, BatchLoader, Shards, Source, Split
 from litengine.data.sources.histogram import histogram, moments
+from litengine.data.splits import evenly_mixed
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
@@ -167,12 +168,15 @@ class ClassificationData(LightningDataModule):
         assert subset is not None and self.trainer is not None
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
+        indices = subset.indices
+        if not shuffle and (getattr(self.trainer, f"limit_{name}_batches", 1.0) != 1.0 or self.trainer.overfit_batches):
+            indices = indices[evenly_mixed(subset.labels)]  # a limit takes the first batches
         on_host = arrays.images.device.type == "cpu"
         return BatchLoader(
             arrays.images,
             arrays.labels,
             self.batch_size,
-            indices=subset.indices,
+            indices=indices,
             shuffle=shuffle,
             augment=augment,
             seed=self.seed,
@@ -186,7 +190,9 @@ class ClassificationData(LightningDataModule):
     def _position(self) -> tuple[int, int]:
         """(epoch, batches of it that are done), by the Trainer's own counters, which a resume restores."""
         assert self.trainer is not None
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        # with overfit_batches each epoch repeats the batches of the first one
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch
+        return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _moved(self, arrays: Arrays, device: torch.device) -> Arrays:
         """The arrays on the device if there is room for them, else as they are. Decided once for each array, so that

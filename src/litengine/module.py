@@ -104,7 +104,8 @@ class ClassifierModule(LightningModule):
                 self._collection(split).update(logits.float(), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
-        if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
+        if split == "train" and every and (self.global_step + 1) % every == 0:
             loss_sum, correct, images_of_all = reduced(batch, "sum")
             values = {"train/loss_step": loss_sum / images_of_all, "train/acc_step": correct / images_of_all}
             self.log_dict(values, prog_bar=True, logger=False)

@@ -14,18 +14,11 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from litengine import project
-from litengine.cli.settings import Setting, Settings, plain
+from litengine.cli.settings import Setting, Settings, full_path, plain
 
 LISTED = 8  # known names in a message
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
-HOMES = {  # where a class that is given by its name alone, or misspelt, is looked for
-    "model.optimizer": "torch.optim",
-    "model.lr_scheduler": "torch.optim.lr_scheduler",
-    "data.source": "litengine.data",
-    "trainer.callbacks": "lightning.pytorch.callbacks",
-    "trainer.logger": "lightning.pytorch.loggers",
-}
 # Lines of jsonargparse that repeat a type, or the value
 NOISE = re.compile(
     r"^\s*(?:- )?(?:Does not validate|Subtypes:|Errors:|Given value|Subclass types|a class path|a dict|"
@@ -89,6 +82,8 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
             key, equals, value = word.partition("=")
             if equals and not settings.unknown_part(key):
                 return f"unexpected {word}: write --{key} {value}"
+            if word.endswith(".ckpt"):
+                return f"unexpected {word}: {args[0]} takes one checkpoint"
             return f"unexpected {word}" + (f": did you mean --config {word}?" if Path(word).is_file() else "")
     lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
     reason = " ".join(dict.fromkeys(line for line in lines if line))
@@ -121,9 +116,8 @@ def _meant(unknown: str, settings: Settings, dashes: str) -> str:
 
 def _class_meant(setting: Setting) -> str:
     """A class with a similar name, where a class is expected that cannot be imported."""
-    homes = {"model.network": f"{project.package()}.networks", "data.augment": f"{project.package()}.augment", **HOMES}
-    module, _, name = setting.value.rpartition(".")
-    home = module or homes.get(plain(setting.key), "")
+    module = setting.value.rpartition(".")[0]
+    home, _, name = full_path(plain(setting.key), setting.value).rpartition(".")
     if not home or not re.fullmatch(r"[\w.]+", setting.value):
         return ""
     try:

@@ -11,10 +11,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jsonargparse import ArgumentParser, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+
+from litengine import project
 
 VARIABLE = re.compile(r"\$\{(\w+)\}")
-CLASSES = {"model.network", "data.source", "model.optimizer", "model.lr_scheduler"}  # each is one class
+HOMES = {  # the module of a class that is given by its name alone
+    "model.network": "{project}.networks",
+    "model.optimizer": "torch.optim",
+    "model.lr_scheduler": "torch.optim.lr_scheduler",
+    "data.source": "litengine.data",
+    "data.augment": "{project}.augment",
+    "trainer.callbacks": "lightning.pytorch.callbacks",
+    "trainer.logger": "lightning.pytorch.loggers",
+}
 OWN = {"help", "config", "print_config"}
 FLAG = 1_000_000  # rank of flags, which win over every config
 
@@ -94,15 +104,16 @@ class Settings:
         found = {key: arguments_of(path) for key, path in defaults.items()}
         for setting in self.given:
             key = plain(setting.key)
-            if re.fullmatch(r"[A-Za-z_][\w.]*", setting.value) and (key in CLASSES or "class_path" in setting.key):
-                of_class = arguments_of(setting.value)
+            if re.fullmatch(r"[A-Za-z_][\w.]*", setting.value) and (key in HOMES or "class_path" in setting.key):
+                of_class = arguments_of(full_path(key, setting.value))
                 several = re.search(r"\.\d+\.", setting.key) and found.get(key)  # in a list
                 found[key] = [*several, *(of_class or [])] if several else of_class
         return found
 
     def replaced(self) -> set[str]:
-        """The classes that are given by one word, a class path or null, in place of the default one."""
-        return CLASSES & {plain(setting.key) for setting in self.given if re.fullmatch(r"[\w.]+", setting.value)}
+        """The keys of model and data that are given by one word, a class path or null."""
+        classes = {key for key in HOMES if not key.startswith("trainer.") and key != "data.augment"}
+        return classes & {plain(setting.key) for setting in self.given if re.fullmatch(r"[\w.]+", setting.value)}
 
     def check_overridden(self, config: Namespace) -> None:
         """Raises ValueError for a setting that has no effect beside another one, unless that came in a later config."""
@@ -136,7 +147,7 @@ class Settings:
             start = ".".join(parts[:depth])
             if start in self.known or "dict_kwargs" in key or self._arguments.get(start, []) is None:
                 return None
-            if not any(known.startswith(f"{start}.") for known in self.known):
+            if start not in self._arguments and not any(known.startswith(f"{start}.") for known in self.known):
                 return start
         return None
 
@@ -149,14 +160,17 @@ class Settings:
         name, equals, value = word.partition("=")
         if name in OWN or any(key.partition(".")[0] == name for key in self._defaults):
             return word
-        found = [
-            [key for key in self.known if key.endswith(f".{leaf}") and not key.startswith("data.augment.")]
-            for leaf in (name, f"max_{name}")
-        ]
-        keys = found[0] or found[1]
+        of_trainer = [key for key in self.known if key in (f"trainer.{name}", f"trainer.max_{name}")]
+        keys = of_trainer or [key for key in self.known if key.endswith(f".{name}") and "augment" not in key]
         if len(keys) > 1:
             raise ValueError(f"--{name} may mean {' or '.join(f'--{key}' for key in keys)}: write one of them")
         return f"{keys[0]}{equals}{value}" if keys else word
+
+
+def full_path(key: str, path: str) -> str:
+    """A class path, with the module if the class was given by its name alone."""
+    home = HOMES.get(key, "").format(project=project.package())
+    return f"{home}.{path}" if home and "." not in path else path
 
 
 def arguments_of(path: str) -> list[str] | None:

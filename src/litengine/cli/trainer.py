@@ -146,6 +146,8 @@ class CLI(LightningCLI):
         self._check_trainer(settings)
         callbacks = as_list(settings["callbacks"])
         loggers, plugins = [], as_list(settings["plugins"])
+        if settings["barebones"]:
+            settings["log_every_n_steps"] = None  # of a recipe; Lightning refuses it
         if not settings["barebones"]:
             callbacks += [training.Console(self.notes), training.BatchPicture(), built.checkpoints, built.numerics]
             callbacks += [training.WriteReport(["python", "main.py", *self.args])]
@@ -158,7 +160,7 @@ class CLI(LightningCLI):
                 loggers = as_list(settings["logger"]) if self.verb != "validate" else []
                 loggers += [CSVMetrics(settings["default_root_dir"])] if self.verb == "fit" else []
             plugins.append(CheckpointFiles())
-        trainer = Trainer(**{**settings, "callbacks": callbacks, "logger": loggers, "plugins": plugins})
+        trainer = Trainer(**{**settings, "callbacks": callbacks, "logger": loggers or False, "plugins": plugins})
         if group := cluster():
             group.validate_settings(trainer.num_devices, trainer.num_nodes)
         elif trainer.num_nodes > 1:
