@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -166,10 +166,13 @@ class ClassificationData(LightningDataModule):
         """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off."""
         subset = self.subset(name)
         assert subset is not None and self.trainer is not None
+        trainer: Any = self.trainer  # mypy does not find its limits
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
         indices = subset.indices
-        if not shuffle and (getattr(self.trainer, f"limit_{name}_batches", 1.0) != 1.0 or self.trainer.overfit_batches):
+        limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        limit = trainer.overfit_batches or limits.get(name, 1.0)
+        if not shuffle and (isinstance(limit, int) or limit < 1):  # 1 is one batch, 1.0 is all
             indices = indices[evenly_mixed(subset.labels)]  # a limit takes the first batches
         on_host = arrays.images.device.type == "cpu"
         return BatchLoader(
@@ -191,7 +194,7 @@ class ClassificationData(LightningDataModule):
         """(epoch, batches of it that are done), by the Trainer's own counters, which a resume restores."""
         assert self.trainer is not None
         # with overfit_batches each epoch repeats the batches of the first one
-        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
         return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _moved(self, arrays: Arrays, device: torch.device) -> Arrays:

@@ -118,7 +118,7 @@ class Settings:
     def check_overridden(self, config: Namespace) -> None:
         """Raises ValueError for a setting that has no effect beside another one, unless that came in a later config."""
         schedule = config.model.get("lr_scheduler")
-        of_schedule = schedule.get("init_args", Namespace()) if schedule else Namespace()
+        of_schedule = schedule.get("init_args", {}) if schedule else {}
         overridden = {}  # pattern of keys: what overrides them, and what to set instead
         if of_schedule.get("max_lr") is not None:
             overridden[r"model\.(optimizer|parameter_groups\.\w+)\.lr"] = ("model.lr_scheduler", "max_lr")
@@ -127,7 +127,7 @@ class Settings:
         if config.data.get("folds"):
             overridden[r"data\.val_fraction"] = ("data.folds", "")
         for pattern, (by, instead) in overridden.items():
-            since = min((s.rank for s in self.given if plain(s.key) == by), default=0)
+            since = max((s.rank for s in self.given if plain(s.key) == by), default=0)
             for setting in self.given:
                 if re.fullmatch(pattern, plain(setting.key)) and setting.rank >= max(since, 0):
                     advice = f"set --{by}.{instead}" if instead else "leave it out"
@@ -138,16 +138,18 @@ class Settings:
         """All keys, plain as in flags."""
         inside = tuple(f"{key}." for key in self._arguments)
         others = [key for key in self._defaults if not f"{plain(key)}.".startswith(inside)]
-        return [*others, *(f"{key}.{name}" for key, names in self._arguments.items() for name in names or [])]
+        return [*others, *self._arguments, *(f"{key}.{name}" for key, names in self._arguments.items() for name in names or [])]
 
     def unknown_part(self, key: str) -> str | None:
         """The shortest beginning of a key that is not known; None if the whole key may be known."""
         parts = plain(key).split(".")
         for depth in range(1, len(parts) + 1):
             start = ".".join(parts[:depth])
-            if start in self.known or "dict_kwargs" in key or self._arguments.get(start, []) is None:
+            if start in self._arguments and self._arguments[start] is not None:
+                continue
+            if start in self.known or "dict_kwargs" in key:
                 return None
-            if start not in self._arguments and not any(known.startswith(f"{start}.") for known in self.known):
+            if not any(known.startswith(f"{start}.") for known in self.known):
                 return start
         return None
 
