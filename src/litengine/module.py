@@ -171,8 +171,8 @@ class ClassifierModule(LightningModule):
         if logits.shape != (2, len(self.class_names)):
             raise ValueError(
                 f"the network gives logits of shape {list(logits.shape)} for 2 images, but the data has "
-                f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
-                "(or dict_kwargs, for a function that takes any argument)"
+                f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
+                "classes, in model.network.init_args (or dict_kwargs, for a function that takes any argument)"
             )
 
     def _epochs_of_fit(self) -> int:

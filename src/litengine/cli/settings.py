@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from argparse import ArgumentError
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
@@ -98,16 +99,16 @@ class Settings:
         return [key for key, _ in self._parser.get_defaults().items()]
 
     @cached_property
-    def _arguments(self) -> dict[str, list[str] | None]:
+    def _arguments(self) -> dict[str, dict[str, Any] | None]:
         """The arguments of each class that is given, or the default, by its plain key; None if it is unknown."""
         defaults = {plain(key): str(value) for key, value in self._parser.get_defaults().items() if "class_path" in key}
-        found = {key: arguments_of(path) for key, path in defaults.items()}
+        found = {key: defaults_of(path) for key, path in defaults.items()}
         for setting in self.given:
             key = plain(setting.key)
             if re.fullmatch(r"[A-Za-z_][\w.]*", setting.value) and (key in HOMES or "class_path" in setting.key):
-                of_class = arguments_of(full_path(key, setting.value))
+                of_class = defaults_of(full_path(key, setting.value))
                 several = re.search(r"\.\d+\.", setting.key) and found.get(key)  # in a list
-                found[key] = [*several, *(of_class or [])] if several else of_class
+                found[key] = {**several, **(of_class or {})} if several else of_class
         return found
 
     def replaced(self) -> set[str]:
@@ -138,7 +139,11 @@ class Settings:
         """All keys, plain as in flags."""
         inside = tuple(f"{key}." for key in self._arguments)
         others = [key for key in self._defaults if not f"{plain(key)}.".startswith(inside)]
-        return [*others, *self._arguments, *(f"{key}.{name}" for key, names in self._arguments.items() for name in names or [])]
+        return [
+            *others,
+            *self._arguments,
+            *(f"{key}.{name}" for key, names in self._arguments.items() for name in names or []),
+        ]
 
     def unknown_part(self, key: str) -> str | None:
         """The shortest beginning of a key that is not known; None if the whole key may be known."""
@@ -175,18 +180,18 @@ def full_path(key: str, path: str) -> str:
     return f"{home}.{path}" if home and "." not in path else path
 
 
-def arguments_of(path: str) -> list[str] | None:
-    """Names of the arguments of a class or function, also of those that it passes on as **kwargs; None if it cannot
-    be imported."""
+def defaults_of(path: str) -> dict[str, Any] | None:
+    """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; None if it
+    cannot be imported."""
     module, _, name = path.rpartition(".")
     parser = ArgumentParser(exit_on_error=False)
     try:
         target = getattr(import_module(module), name)
         add: Any = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
         add(target, fail_untyped=False)
-    except (ImportError, AttributeError, ValueError):
+        return parser.get_defaults().as_dict()
+    except (ImportError, AttributeError, ValueError, ArgumentError):
         return None
-    return list(dict.fromkeys(key.partition(".")[0] for key, _ in parser.get_defaults().items()))
 
 
 def _given(args: list[str]) -> Iterator[Setting]:

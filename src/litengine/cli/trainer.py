@@ -8,8 +8,6 @@ import secrets
 import uuid
 import warnings
 from argparse import ArgumentError
-from importlib import import_module
-from inspect import isclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from litengine import project, training
 from litengine.cli import errors
 from litengine.cli.remembered import as_list, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first
+from litengine.cli.settings import Settings, configs_first, defaults_of
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.loggers import CSVMetrics
@@ -36,6 +34,11 @@ TRAINER_DEFAULTS = {
     "logger": {"class_path": "litengine.loggers.Wandb"},
     "enable_model_summary": False,  # the first line says how many parameters there are
 }
+EPILOG = (
+    "A flag may leave out init_args (--model.network.dropout 0.2), and all but the last name if no other setting ends "
+    "with it (--dropout 0.2, --lr, --epochs). Of a list, a flag changes the last item: --data.augment.padding 4. "
+    "Configs may use ${VARIABLES} of the environment. Flags win over configs, later configs over earlier ones."
+)
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
@@ -57,7 +60,7 @@ class CLI(LightningCLI):
         self.verb = args[0]
         self.args = args
         self.notes: list[str] = []
-        # Lightning tells, over ten lines, what our first line says, and advertises its own tracker
+        # ten lines that repeat our first one, and an advertisement
         for library in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(library).setLevel(logging.WARNING)
         # its own use of what torch 2.15 deprecates, at every start
@@ -70,7 +73,7 @@ class CLI(LightningCLI):
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={**strict, self.verb: {**strict}},
+            parser_kwargs={**strict, self.verb: {**strict, "epilog": EPILOG}},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -252,7 +255,7 @@ def fit_network_to_data(config: Namespace) -> None:
     channels, height, _ = source.image_shape
     facts = {"num_classes": len(source.class_names), "in_channels": channels, "image_size": height}
     arguments = config.model.network.get("init_args") or {}
-    defaults = _default_arguments(config.model.network.class_path)
+    defaults = defaults_of(config.model.network.class_path) or {}
     for name in [name for name in facts if name in arguments]:
         if arguments[name] not in (facts[name], defaults.get(name)):
             raise ValueError(
@@ -267,16 +270,3 @@ def _build_source(spec: Namespace) -> Source:
     parser.add_subclass_arguments(Source, "source")
     source: Source = parser.instantiate(parser.parse_object({"source": spec})).source
     return source
-
-
-def _default_arguments(network: str) -> dict[str, Any]:
-    """What a network's arguments are where they are not given; nothing where that cannot be told."""
-    module, _, name = network.rpartition(".")
-    parser = ArgumentParser(exit_on_error=False)
-    try:
-        target = getattr(import_module(module), name)
-        add: Any = parser.add_class_arguments if isclass(target) else parser.add_function_arguments
-        add(target, fail_untyped=False)
-        return dict(parser.get_defaults().items())
-    except (ImportError, AttributeError, ValueError, ArgumentError):
-        return {}

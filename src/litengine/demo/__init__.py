@@ -41,7 +41,7 @@ def demo(
         ValueError, OSError: where Gradio is missing, the address cannot be listened at, or the checkpoint not be used.
     """
     if find_spec("gradio") is None:
-        raise ValueError('demo needs Gradio, which is not installed: pip install "litcnn[demo]"')
+        raise ValueError('demo needs Gradio, which is not installed: pip install -e ".[demo]"')
     port = find_port(host, port)
 
     from litengine.files import relative

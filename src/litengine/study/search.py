@@ -257,7 +257,7 @@ def search(options: Options) -> int | None:
             storage that cannot be used; where trials fail one after the other.
     """
     if not find_spec("optuna"):
-        raise ValueError("a search needs Optuna: pip install 'litcnn[study]', or pip install optuna")
+        raise ValueError("a search needs Optuna: pip install -e '.[study]'")
     assert options.space is not None
     space = read_space(options.space)
     if given := {*options_in(options.fit)} & {*space.example}:

@@ -11,7 +11,7 @@ import contextlib, sys
 {first}
 packages = lambda: {{name.partition(".")[0] for name in sys.modules}}
 before = packages()
-from litcnn.cli import main
+from litcnn.__main__ import main
 for arguments in {commands}:
     with contextlib.suppress(SystemExit):
         main(arguments)

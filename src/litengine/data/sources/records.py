@@ -22,7 +22,7 @@ def is_remote(place: str) -> bool:
 def check_litdata() -> None:
     """Raises ValueError where LitData is not installed."""
     if find_spec("litdata") is None:
-        raise ValueError('a stream needs LitData: pip install "litcnn[stream]"')
+        raise ValueError('a stream needs LitData: pip install -e ".[stream]"')
 
 
 class Records:

@@ -181,7 +181,7 @@ def test_a_shard_that_cannot_be_read(what, reason):
 
 def test_without_litdata(monkeypatch):
     monkeypatch.setattr(records, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'pip install "litcnn\[stream\]"'):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[stream\]"'):
         Stream("stream").prepare()
 
 
