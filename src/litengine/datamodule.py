@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litengine.data import Arrays, Augment, BatchLoader, Shards, Source, Split
 from litengine.data.sources.histogram import histogram, moments
+from litengine.data.splits import evenly_mixed
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
@@ -184,14 +185,20 @@ class ClassificationData(LightningDataModule):
         """
         subset = self.subset(name)
         assert subset is not None and self.trainer is not None
+        trainer: Any = self.trainer  # mypy does not find its limits
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
         gathered_on_host = device.type == "cuda" and arrays.images.device.type == "cpu"
+        indices = subset.indices
+        limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        limit = trainer.overfit_batches or limits.get(name, 1.0)
+        if not shuffle and (isinstance(limit, int) or limit < 1):  # 1 is one batch, 1.0 is all
+            indices = indices[evenly_mixed(subset.labels)]  # a limit takes the first batches
         return BatchLoader(
             arrays.images,
             arrays.labels,
             self.batch_size,
-            indices=subset.indices,
+            indices=indices,
             shuffle=shuffle,
             probabilities=probabilities,
             augment=augment,
@@ -206,7 +213,9 @@ class ClassificationData(LightningDataModule):
     def _position(self) -> tuple[int, int]:
         """(epoch, batches of it that are done), by the Trainer's own counters, which a resume restores."""
         assert self.trainer is not None
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        # with overfit_batches each epoch repeats the batches of the first one
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _moved(self, arrays: Arrays, device: torch.device) -> Arrays:
         """The arrays on the device if there is room for them, else as they are. Decided once for each array, so that

@@ -126,7 +126,8 @@ class ClassifierModule(LightningModule):
                 self._collection(split).update(logits.float().softmax(1), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
-        if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
+        if split == "train" and every and (self.global_step + 1) % every == 0:
             self._tallies[split].settle()
             batch = torch.stack([loss.float() * len(labels), hits.sum(), torch.full_like(loss, len(labels)).float()])
             loss_sum, correct, images = reduced(batch, "sum")
@@ -225,8 +226,8 @@ class ClassifierModule(LightningModule):
         if logits.shape != (2, len(self.class_names)):
             raise ValueError(
                 f"the network gives logits of shape {list(logits.shape)} for 2 images, but the data has "
-                f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
-                "(or dict_kwargs, for a function that takes any argument)"
+                f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
+                "classes, in model.network.init_args (or dict_kwargs, for a function that takes any argument)"
             )
 
     def _epochs_of_fit(self) -> int:

@@ -42,7 +42,7 @@ def demo(
         ValueError, OSError: if Gradio is missing, or address, checkpoint or images cannot be used.
     """
     if find_spec("gradio") is None:
-        raise ValueError('demo needs Gradio, which is not installed: pip install "litcnn[demo]"')
+        raise ValueError('demo needs Gradio, which is not installed: pip install -e ".[demo]"')
     port = find_port(host, port)
 
     from litengine.data.sources.find import find_images

@@ -70,7 +70,7 @@ def export(
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}: {', '.join(FORMATS)} are there")
     if missing := [package for package in FORMATS[format].packages if find_spec(package) is None]:
-        raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install "litcnn[export]"')
+        raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install -e ".[export]"')
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance is {tolerance}: a difference of probabilities is needed, such as 0.0001")
     target = _target(ckpt_path, format, output)

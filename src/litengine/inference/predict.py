@@ -138,7 +138,7 @@ def _check_output(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"output is {path}: a name that ends with {', '.join(FORMATS)} is needed")
     if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
-        raise ValueError(f'{path} needs pyarrow: pip install "litcnn[parquet]", or choose .csv or .json')
+        raise ValueError(f'{path} needs pyarrow: pip install -e ".[parquet]", or choose .csv or .json')
     if path.is_dir():
         raise ValueError(f"output is {path}, which is a folder: name a file")
     if not path.parent.is_dir():

@@ -603,7 +603,7 @@ def test_missing_packages_are_named_before_anything_is_read(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr("litengine.export.find_spec", lambda name: None if name in missing.split(", ") else find(name))
-    message = re.escape(f'export to {format} needs {missing}: pip install "litcnn[export]"')
+    message = re.escape(f'export to {format} needs {missing}: pip install -e ".[export]"')
     with pytest.raises(ValueError, match=f"^{message}$"):
         export("no such.ckpt", format)  # type: ignore[arg-type]
 
