@@ -28,6 +28,8 @@ from litengine import views as tta
 from litengine.data import Digits
 from litengine.export import export as export_with
 from litengine.export import formats
+from litengine.inference import predictor as predictor_module
+from litengine.inference.predictor import Predictor
 
 DEPLOY = Path(__file__).parents[3] / "docs" / "deploy.md"
 
@@ -229,7 +231,7 @@ def test_test_time_augmentation_makes_a_difference(exported: Any) -> None:
 def test_what_makes_a_network_fast_changes_nothing(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, kind: str, format: str
 ) -> None:
-    def load(*args: Any) -> litcnn.Predictor:
+    def load(*args: Any) -> Predictor:
         predictor = original(*args)
         if kind == "compiled":
             predictor.classifier.network.compile(backend="eager")  # without the minutes of a C++ compiler
@@ -239,8 +241,8 @@ def test_what_makes_a_network_fast_changes_nothing(
         return predictor
 
     expected = litcnn.load(checkpoint, device="cpu").probabilities(digits())
-    original = litengine.inference.predictor.load
-    monkeypatch.setattr(litengine.inference.predictor, "load", load)
+    original = predictor_module.load
+    monkeypatch.setattr(predictor_module, "load", load)
     path = export(checkpoint, format)
     torch.testing.assert_close(use(path, digits()), expected, atol=5e-6, rtol=0)
 
