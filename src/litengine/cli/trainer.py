@@ -133,7 +133,7 @@ class CLI(LightningCLI):
         if not config.ckpt_path:
             fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
-        network = worth_recording(config.model.network.as_dict())
+        network: dict[str, Any] = worth_recording(config.model.network.as_dict())
         config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})
         if self.subcommand in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
