@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import ArgumentParser, Namespace, dict_to_namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
@@ -132,7 +132,8 @@ class CLI(LightningCLI):
         if not config.ckpt_path:
             fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
-        config.model.network = dict_to_namespace(worth_recording(config.model.network.as_dict()))
+        network = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})  # type: ignore[no-untyped-call]
         if self.verb in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
