@@ -104,9 +104,7 @@ class Muon(torch.optim.Optimizer):
                 loss = closure()
         alike: dict[tuple[Any, ...], list[Tensor]] = {}  # one call for all parameters with the same settings
         for group in self.param_groups:
-            chosen = tuple(
-                (name, group[name]) for name in (OF_MUON if group["rule"] == "muon" else OF_SGD)
-            )
+            chosen = tuple((name, group[name]) for name in (OF_MUON if group["rule"] == "muon" else OF_SGD))
             members = [parameter for parameter in group["params"] if parameter.grad is not None]
             alike.setdefault((group["rule"], *chosen), []).extend(members)
         for (rule, *settings), parameters in alike.items():
