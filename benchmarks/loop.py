@@ -145,6 +145,7 @@ class Bare(Program):
         datamodule.prepare_data()
         datamodule.setup("fit")
         model.setup("fit")
+        model.on_fit_start()  # the whitening of fast.yaml
 
         loader, network, epochs = datamodule.train_dataloader(), model.network.to(device), trainer.max_epochs
         limit = trainer.limit_train_batches

@@ -327,7 +327,7 @@ def test_free_memory_is_that_of_the_gpu_asked_for(monkeypatch):
     assert datamodule.free_memory(torch.device("cpu")) == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("free", [0, None])
 def test_a_gpu_gets_the_batches_of_the_cpu(free, monkeypatch):
     if free is not None:

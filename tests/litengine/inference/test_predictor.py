@@ -192,7 +192,7 @@ def test_the_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
     assert _best_device() == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_says_what_the_cpu_says(predictor: Predictor) -> None:
     images = torch.from_numpy(pixels(20, 3, SIZE, SIZE))
     on_gpu = project.load("best.ckpt")
