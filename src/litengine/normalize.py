@@ -41,7 +41,7 @@ class Normalize(nn.Module):
     def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std in the units of these images: (C, 1, 1), or for channels_last of a row of pixels, (W * C,)."""
         channels, _, width = images.shape[-3:]
-        key = (images.device, images.dtype, width)
+        key = (images.device, images.dtype, width, self.channels_last)
         if self._made is None or self._made[0] != key:
             scale = 255.0 if images.dtype == torch.uint8 else 1.0
             mean, std = ((value * scale).to(images.device) for value in (self.mean, self.std))

@@ -9,7 +9,7 @@ from project_for_tests import ImageData
 
 from litengine.cli.prepare import prepare
 from litengine.data import ImageFolder, Stream
-from litengine.data.sources import records
+from litengine.data.sources import stream_files
 
 
 def said(capsys) -> list[str]:
@@ -64,7 +64,7 @@ def test_it_writes_a_stream_with_the_splits_of_the_data(capsys):
 
 
 def test_without_litdata_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    monkeypatch.setattr(stream_files, "find_spec", lambda name: None)
     source = FakeSource()
     with pytest.raises(ValueError, match=r'pip install -e "\.\[stream\]"'):
         prepare(ImageData(source), "stream")
