@@ -1,6 +1,6 @@
-"""The JSON schema of the configs, by which editors complete and check them as one types.
+"""Writes the JSON schema of the configs, with which editors complete and check them.
 
-python -m litengine.cli.schema configs/schema.json
+python scripts/schema.py configs/schema.json
 """
 
 import collections.abc
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
+from litengine import project
 from litengine import training as callbacks
 from litengine.cli.trainer import CLI
 
@@ -45,6 +46,7 @@ OTHERS = {
 # Where the classes are that an editor offers, with their arguments; a config may name any other too
 SHIPPED = (
     "litcnn.networks",
+    "litcnn.augment",
     "litengine.optim",
     "litengine.data",
     "litengine.loggers",
@@ -89,6 +91,7 @@ class ParserOfFit(CLI):
     """Makes the parser of `fit`, and nothing more."""
 
     def __init__(self) -> None:
+        project.use("litcnn.model.ImageClassifier", "litcnn.data.ImageData")
         with suppress(SystemExit):
             super().__init__(["fit"])
 
