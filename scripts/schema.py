@@ -142,6 +142,10 @@ def _of_type(hint: Any, definitions: dict[str, Schema]) -> Schema:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, UnionType):
+        classes = tuple(kind for kind in arguments if _is_plain_class(kind))
+        if len(classes) > 1:  # one list of class paths: with one for each base, wrong arguments would fit the other
+            others = [argument for argument in arguments if argument not in classes]
+            return _any_of([_of_class(classes, definitions), *(_of_type(kind, definitions) for kind in others)])
         return _any_of([_of_type(argument, definitions) for argument in arguments if argument is not Tensor])
     if origin is collections.abc.Callable:
         taken, made = arguments if arguments else ([], None)
@@ -157,6 +161,13 @@ def _of_type(hint: Any, definitions: dict[str, Schema]) -> Schema:
         items = _of_type(arguments[0], definitions) if len(set(arguments) - {Ellipsis}) == 1 else {}
         return {"type": "array", "items": items}
     return _of_class((kind,), definitions)
+
+
+def _is_plain_class(kind: Any) -> bool:
+    """Whether values of this type are objects that a config names by a class path."""
+    if not inspect.isclass(kind) or kind in (*PLAIN, *TEXT, object, Tensor):
+        return False
+    return not issubclass(kind, collections.abc.Iterable) and get_origin(kind) is None
 
 
 def _of_class(bases: tuple[type, ...], definitions: dict[str, Schema], skip: int = 0) -> Schema:
