@@ -6,17 +6,20 @@ READY := .venv/ready
 DEV := .venv/ready-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: train test test-slow lint docs schema bench faults rename requirements clean
+.PHONY: train test test-slow test-gpu lint docs schema bench faults rename requirements clean
 
 train: $(READY)  ## fit and test CONFIG
 	$(BIN)/python main.py fit --config $(CONFIG)
 	$(BIN)/python main.py test --ckpt_path best.ckpt
 
 test: $(DEV)  ## the quick suite
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not gpu"
 
 test-slow: $(DEV)  ## the tests that take more than 15 s each
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+test-gpu: $(DEV)  ## the tests that need a GPU
+	LITCNN_TEST_GPU=1 $(BIN)/python -m pytest -m gpu
 
 lint: $(DEV)  ## style and types
 	$(BIN)/ruff check .
@@ -39,7 +42,7 @@ bench: $(DEV)  ## measures this project against what one would use in its place:
 faults: $(DEV)  ## injures real runs, resumes them, and writes the table of docs/reliability.md
 	$(BIN)/python benchmarks/faults.py --write docs/reliability.md
 
-rename: $(DEV)  ## make rename NAME=my_project: gives package and command a name of your own, once
+rename: $(DEV)  ## make rename NAME=my_project: gives package and command a name of your own
 	$(BIN)/python scripts/rename.py $(NAME)
 	$(BIN)/python -m pip uninstall --quiet --yes litcnn
 

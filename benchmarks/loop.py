@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
+from litengine import project
 from litengine.cli.trainer import CLI
 from litengine.data import Arrays, Source
 from litengine.optim import make_schedule, parameter_groups
@@ -123,6 +124,7 @@ class Program(CLI):
 
     def __init__(self, args: list[str], watch: Watch) -> None:
         self.watch = watch
+        project.use("litcnn.model.ImageClassifier", "litcnn.data.ImageData")
         super().__init__(args)
 
     def before_fit(self) -> None:
@@ -143,11 +145,11 @@ class Bare(Program):
         datamodule.prepare_data()
         datamodule.setup("fit")
         model.setup("fit")
+        model.on_fit_start()  # the whitening of fast.yaml
 
         loader, network, epochs = datamodule.train_dataloader(), model.network.to(device), trainer.max_epochs
         limit = trainer.limit_train_batches
         batches = int(limit * len(loader)) if isinstance(limit, float) else min(limit, len(loader))
-        layout = torch.channels_last if model.channels_last else torch.contiguous_format
         optimizer = model.optimizer(parameter_groups(network, model.parameter_groups))
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         schedule, interval = make_schedule(model.lr_scheduler, optimizer, lambda: batches * epochs, lambda: epochs)
@@ -158,9 +160,9 @@ class Bare(Program):
         network.train()
         self.watch.on_train_start()
         for epoch in range(epochs):
-            loader.place = lambda epoch=epoch: (epoch, 0)
+            loader.position = lambda epoch=epoch: (epoch, 0)
             for number, (images, labels) in enumerate(itertools.islice(loader, batches), 1):
-                images = model.normalize(images).contiguous(memory_format=layout)
+                images = model.normalize(images)
                 with autocast:
                     loss = F.cross_entropy(network(images), labels, label_smoothing=model.label_smoothing)
                 optimizer.zero_grad()
@@ -178,10 +180,10 @@ class Bare(Program):
         self.watch.on_train_end()
 
 
-def run(kind: type[Program], args: Sequence[str], warm_up: int = 1) -> Timing:
+def run(kind: type[Program], args: Sequence[str], warm_up: int = 1, watch: Watch | None = None) -> Timing:
     """Trains in this process as `main.py *args` would, or bare; nothing is printed but errors."""
     torch.compiler.reset()  # what was compiled for an earlier network counts against the limit of recompilations
-    watch = Watch(warm_up)
+    watch = watch or Watch(warm_up)
     with redirect_stdout(io.StringIO()):
         program = kind(list(args), watch)
     accuracy = program.trainer.callback_metrics.get("test/acc")

@@ -94,8 +94,7 @@ class ParserOfFit(CLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        if getattr(parser, "verb", "") == "fit":
-            self.fit_parser = parser
+        self.fit_parser = parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         raise SystemExit

@@ -3,12 +3,24 @@
 import os
 from pathlib import Path
 
+# Tests run on the CPU, and so do the programs that they start, unless tests marked `gpu` are chosen (`make test-gpu`).
+# It must be decided before torch is imported.
+if "LITCNN_TEST_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import lightning.pytorch  # noqa: F401  before sklearn, whose Union[float, int] would turn that of the Trainer round
 import pytest
 import torch
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # in the programs that tests start too: the bits depend on it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: make test-gpu"))
 
 
 @pytest.fixture(autouse=True)

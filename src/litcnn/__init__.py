@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 FORMER_NAMES: tuple[str, ...] = ()  # names of this package before a rename; old checkpoints use them
 
 
-def load(path: str | PathLike[str], device: Any = None, trust: Sequence[str] = ()) -> "Predictor":
-    """The classifier in a checkpoint of this project: see `litengine.inference.load`."""
-    from litengine.inference import load  # imports torch
+def load(path: str | PathLike[str], device: Any = None, trust: str | Sequence[str] = ()) -> "Predictor":
+    """The classifier in a checkpoint of this project: see `litengine.inference.predictor.load`."""
+    from litengine.inference.predictor import load  # imports torch
 
-    return load(path, device, trust=[__name__, *trust])
+    return load(path, device, trust=[__name__, *([trust] if isinstance(trust, str) else trust)])

@@ -1,7 +1,12 @@
 """ImageData: which images are trained on, in what batches, and how they are augmented."""
 
 from collections.abc import Sequence
+from typing import Literal
 
+import numpy as np
+from torchvision.transforms.v2 import Transform
+
+from litcnn.augment import PerImage
 from litengine.data import Augment, BatchLoader, Source, Split, stratified_fold, stratified_split
 from litengine.datamodule import ClassificationData, Subset
 
@@ -17,7 +22,10 @@ class ImageData(ClassificationData):
         batch_size: images in a batch, over all processes together.
         val_fraction: fraction of the training set held out for validation, 0 to below 1. With 0, training uses every
             image and keeps the last weights.
-        augment: random changes to training batches, applied one after the other.
+        sampling: `all`: an epoch has every training image once. `balanced`: an epoch draws as many images, with
+            replacement, every class equally often.
+        augment: random changes to training batches, applied one after the other: those of `litcnn.augment`, or any
+            transform of torchvision.transforms.v2, which changes one image at a time.
         mean: mean of each channel, in units of 0..1; measured on the training images if not given.
         std: standard deviation of each channel, likewise.
         seed: of order and augmentation.
@@ -36,7 +44,8 @@ class ImageData(ClassificationData):
         source: Source,
         batch_size: int = 128,
         val_fraction: float = 0.1,
-        augment: Sequence[Augment] = (),
+        sampling: Literal["all", "balanced"] = "all",
+        augment: Sequence[Augment | Transform] = (),
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         seed: int = 0,
@@ -53,7 +62,8 @@ class ImageData(ClassificationData):
             allowed = f"choose 0 to {folds - 1}" if folds else "it needs data.folds, the number of parts"
             raise ValueError(f"data.fold is {fold}: {allowed}")
         self.val_fraction = val_fraction
-        self.augment = augment
+        self.sampling = sampling
+        self.augment = [each if isinstance(each, Augment) else PerImage(each) for each in augment]
         self.split_seed = split_seed
         self.folds = folds
         self.fold = fold
@@ -75,7 +85,11 @@ class ImageData(ClassificationData):
         return train.select(kept if name == "train" else held_out)
 
     def train_dataloader(self) -> BatchLoader:
-        return self.loader("train", shuffle=True, augment=self.augment)
+        probabilities = None
+        if self.sampling == "balanced" and (train := self.subset("train")):
+            counts = self.class_counts()
+            probabilities = 1 / counts[train.labels] / np.count_nonzero(counts)
+        return self.loader("train", shuffle=True, probabilities=probabilities, augment=self.augment)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         return self.loader("val") if self.subset("val") else []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from litengine.data import Arrays, Augment, BatchLoader, Shards, Source, Split
 from litengine.data.sources.histogram import histogram, moments
+from litengine.data.splits import evenly_mixed
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
@@ -109,6 +110,8 @@ class ClassificationData(LightningDataModule):
                 raise ValueError(
                     f"data.{name} has {len(given)} numbers, but the images have {self.image_shape[0]} channels"
                 )
+        if stage == "fit":
+            self.subset("val")
         if self.subset(NEEDED[stage]) is None:
             raise ValueError(f"{type(self.source).__name__} has no {NEEDED[stage]} images{self.why_missing(stage)}")
 
@@ -161,32 +164,58 @@ class ClassificationData(LightningDataModule):
         assert train is not None
         return train.arrays.images[torch.from_numpy(train.indices[:count])].to(device)
 
-    def loader(self, name: Split, *, shuffle: bool = False, augment: Sequence[Augment] = ()) -> BatchLoader:
-        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off."""
+    def class_counts(self) -> np.ndarray:
+        """int64 (classes,): the training images of each class."""
+        train = self.subset("train")
+        assert train is not None
+        return np.bincount(train.labels, minlength=len(self.class_names))
+
+    def loader(
+        self,
+        name: Split,
+        *,
+        shuffle: bool = False,
+        probabilities: np.ndarray | None = None,
+        augment: Sequence[Augment] = (),
+    ) -> BatchLoader:
+        """Batches of a split. A shuffled loader is for training: it continues where a resumed run left off.
+
+        Args:
+            probabilities: of drawing each image (see `BatchLoader`).
+        """
         subset = self.subset(name)
         assert subset is not None and self.trainer is not None
+        trainer: Any = self.trainer  # mypy does not find its limits
         device = self.trainer.strategy.root_device
         arrays = self._moved(subset.arrays, device)
-        on_host = arrays.images.device.type == "cpu"
+        gathered_on_host = device.type == "cuda" and arrays.images.device.type == "cpu"
+        indices = subset.indices
+        limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        limit = trainer.overfit_batches or limits.get(name, 1.0)
+        if not shuffle and (isinstance(limit, int) or limit < 1):  # 1 is one batch, 1.0 is all
+            indices = indices[evenly_mixed(subset.labels)]  # a limit takes the first batches
         return BatchLoader(
             arrays.images,
             arrays.labels,
             self.batch_size,
-            indices=subset.indices,
+            indices=indices,
             shuffle=shuffle,
+            probabilities=probabilities,
             augment=augment,
             seed=self.seed,
             device=device,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             position=self._position if shuffle else (lambda: (0, 0)),
-            prefetch=BATCHES_AHEAD if device.type == "cuda" and on_host else 0,
+            prefetch=BATCHES_AHEAD if gathered_on_host and all(each.thread_safe for each in augment) else 0,
         )
 
     def _position(self) -> tuple[int, int]:
         """(epoch, batches of it that are done), by the Trainer's own counters, which a resume restores."""
         assert self.trainer is not None
-        return self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        # with overfit_batches each epoch repeats the batches of the first one
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _moved(self, arrays: Arrays, device: torch.device) -> Arrays:
         """The arrays on the device if there is room for them, else as they are. Decided once for each array, so that

@@ -1,6 +1,7 @@
-"""Files that are written completely or not at all, links, and paths as a user would type them."""
+"""Files that are written completely or not at all, links, paths as a user would type them, and text made harmless."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 
@@ -41,3 +42,28 @@ def relative(path: str | Path) -> str:
     """The path relative to the working directory, or as it is if it lies outside."""
     shorter = os.path.relpath(path)
     return str(path) if shorter.startswith("..") else shorter
+
+
+def visible(text: str) -> str:
+    """Text of a stranger for a terminal or a file: control characters, terminal escapes, changes of the writing
+    direction and bytes that are not UTF-8 are spelled out, as in `\\x1b`."""
+    return "".join(map(_visible, text))
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
+        return visible(value) if isinstance(value, str) else value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{visible(value)}"
+    return value
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte of a file name that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

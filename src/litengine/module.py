@@ -1,12 +1,13 @@
 """ClassifierModule: the base class of the project's model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
@@ -16,8 +17,11 @@ from litengine.data import BatchLoader, Split
 from litengine.datamodule import ClassificationData
 from litengine.distributed import reduced, share
 from litengine.normalize import Normalize
-from litengine.optim import check_length, make_schedule
+from litengine.optim import Frozen, check_length, make_schedule
+from litengine.tally import Tally
+from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
+from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
@@ -45,36 +49,55 @@ class ClassifierModule(LightningModule):
             gets up to 5,000 normalised training images before training.
         tta: test-time augmentation in test, predict, export and demo (see `litengine.views`).
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
-        compile: compile the network with `torch.compile`, in place: checkpoints are the same.
+        compile: compile the network with `torch.compile`, in place: checkpoints are the same. A string is the `mode` of
+            torch.compile, such as `reduce-overhead`.
+        init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
+        freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
+        unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
 
     def __init__(
-        self, network: nn.Module, tta: TTA = "none", channels_last: bool = True, compile: bool = False
+        self,
+        network: nn.Module,
+        tta: TTA = "none",
+        channels_last: bool = True,
+        compile: bool | str = False,
+        init_from: str | None = None,
+        freeze: Sequence[str] = (),
+        unfreeze_at_epoch: int | None = None,
     ) -> None:
         super().__init__()
+        self.init_from = init_from
+        self.frozen = Frozen(network, freeze)
+        self.unfreeze_at_epoch = unfreeze_at_epoch
         self.normalize = Normalize(channels_last)
         self.network = network
         self.tta: TTA = tta
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
+        self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
-        self._sums: dict[str, Tensor] = {}  # of each split: loss, correct predictions, images
+        self._tallies: dict[str, Tally] = {}  # of each split
         self._counts_batch = True
-        self._share: Tensor | float = 1.0
+        self._weight: Tensor | float = 1.0  # of the batch in the gradient of its step
+        # of the last backward, without the loss scale
+        self.backward_loss = self.gradient_norm = torch.zeros(())
         self._statistics_given = False
         self._plateau: ReduceLROnPlateau | None = None
+        self._monitor = ""  # the metric that it watches
         self._plateau_state: dict[str, Any] | None = None
         self._schedule_states: list[dict[str, Any]] = []
         self._epochs: int | None = None  # of the fit, if the schedule needs it
         self._rate = 0.0
+        self._resumed = False
 
     # What a project overrides or calls
 
     def configure_metrics(self) -> MetricCollection:
-        """Metrics of logits (N, classes) and labels (N,), logged for validation and test under `val/` and `test/`."""
+        """Metrics of probabilities (N, classes) and labels (N,), logged as `val/…` and `test/…`."""
         return MetricCollection({"acc": MulticlassAccuracy(len(self.class_names), average="micro")})
 
     def infer(self, images: Tensor, tta: TTA | None = None) -> Tensor:
@@ -95,18 +118,20 @@ class ClassifierModule(LightningModule):
             logits: (N, classes).
             labels: int64 (N,).
         """
-        loss, logits, images = loss.detach(), logits.detach(), len(labels)
-        correct = (logits.argmax(1) == labels).sum()
-        batch = torch.stack([loss.float() * images, correct.float(), torch.full_like(correct, images).float()])
-        if self._counts_batch and images:
-            self._sums[split] += batch
+        loss, logits = loss.detach(), logits.detach()
+        hits = logits.argmax(1) == labels
+        if self._counts_batch and len(labels):
+            self._tallies[split].add(loss, hits)
             if split in self.metrics:
-                self._collection(split).update(logits.float(), labels)
+                self._collection(split).update(logits.float().softmax(1), labels)
             if split == "test":
                 self._class_accuracy.update(logits, labels)
-        if split == "train" and (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss_sum, correct, images_of_all = reduced(batch, "sum")
-            values = {"train/loss_step": loss_sum / images_of_all, "train/acc_step": correct / images_of_all}
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
+        if split == "train" and every and (self.global_step + 1) % every == 0:
+            self._tallies[split].settle()
+            batch = torch.stack([loss.float() * len(labels), hits.sum(), torch.full_like(loss, len(labels)).float()])
+            loss_sum, correct, images = reduced(batch, "sum")
+            values = {"train/loss_step": loss_sum / images, "train/acc_step": correct / images}
             self.log_dict(values, prog_bar=True, logger=False)
             self._record({**values, "lr_step": self._rate}, self.global_step)
 
@@ -116,7 +141,11 @@ class ClassifierModule(LightningModule):
         """What `configure_optimizers` returns: the optimizer with the schedule that `factory(optimizer)` makes.
 
         A missing `total_steps`, `T_max` or `total_epochs` becomes the length of the fit. Schedules with `total_steps`
-        move every step, others every epoch. ReduceLROnPlateau watches `val/loss`.
+        move every step, others every epoch. ReduceLROnPlateau watches its `monitor`, by default `val/loss`, or
+        `train/loss` if nothing is validated.
+
+        Raises:
+            ValueError: if ReduceLROnPlateau watches a metric of validation and nothing is validated.
         """
         if factory is None:
             return optimizer
@@ -130,6 +159,7 @@ class ClassifierModule(LightningModule):
         if isinstance(schedule, ReduceLROnPlateau):
             # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
             self._plateau = schedule
+            self._monitor = self._monitored(schedule)
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
 
@@ -141,6 +171,8 @@ class ClassifierModule(LightningModule):
             raise ValueError(f"{type(self).__name__} needs the classes of the data: pass a data module of the project")
         self.class_names = data.class_names
         self.image_shape = data.image_shape
+        if stage == "fit":
+            self.class_counts = data.class_counts().tolist()
         self._statistics_given = data.mean is not None
         if stage == "fit" or self._statistics_given:
             self.normalize.set(*data.statistics())
@@ -148,19 +180,42 @@ class ClassifierModule(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         if stage == "fit":
             self._check_network()
-        if stage == "fit" and hasattr(self.network, "initialize"):
-            images = data.first_images(INITIAL_IMAGES, self.trainer.strategy.root_device)
-            initialize: Any = self.network.initialize
-            initialize(self.normalize(images))
+            self._freeze()
         if self._compile:
-            self.network.compile()
+            self.network.compile(mode=None if self._compile is True else self._compile)
             self._compile = False  # `setup` runs again for a test after a fit
         metrics = self.configure_metrics()
         for split in ("val", "test"):
             self.metrics[split] = metrics.clone(prefix=f"{split}/")
         self._class_accuracy = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
-        device = self.trainer.strategy.root_device
-        self._sums = {split: torch.zeros(3, device=device) for split in ("train", "val", "test")}
+        self._tallies = {split: Tally(self.trainer.strategy.root_device) for split in ("train", "val", "test")}
+
+    def on_fit_start(self) -> None:
+        if self._resumed:
+            return
+        if self.init_from:
+            print_line(f"{self.init_from}: {load_initial_weights(self.network, self.init_from)}")
+        elif hasattr(self.network, "initialize"):
+            data: ClassificationData = self.trainer.datamodule  # type: ignore[attr-defined]
+            initialize: Any = self.network.initialize
+            initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
+
+    def _freeze(self) -> None:
+        if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
+            raise ValueError(
+                "model.unfreeze_at_epoch works in one process only: DDP fixes the trained parameters at the start. Run "
+                "a second fit with --model.init_from best.ckpt instead"
+            )
+        until = math.inf if self.unfreeze_at_epoch is None else self.unfreeze_at_epoch
+        self.frozen.apply(self.current_epoch < until)
+
+    def train(self, mode: bool = True) -> "ClassifierModule":
+        super().train(mode)
+        self.frozen.hold()
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        self._freeze()
 
     def _check_network(self) -> None:
         """Raises ValueError if the network does not map two images to as many logits as there are classes."""
@@ -171,37 +226,100 @@ class ClassifierModule(LightningModule):
         if logits.shape != (2, len(self.class_names)):
             raise ValueError(
                 f"the network gives logits of shape {list(logits.shape)} for 2 images, but the data has "
-                f"{len(self.class_names)} classes: set the network's number of classes, in model.network.init_args "
-                "(or dict_kwargs, for a function that takes any argument)"
+                f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
+                "classes, in model.network.init_args (or dict_kwargs, for a function that takes any argument)"
             )
 
     def _epochs_of_fit(self) -> int:
         self._epochs = self.trainer.max_epochs
         if self._epochs is None or self._epochs < 0:  # max_steps is given
+            self.trainer.fit_loop.setup_data()  # counts the batches
             batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
             self._epochs = math.ceil(batches / self.trainer.num_training_batches)
         return self._epochs
 
     def on_train_start(self) -> None:
+        self._freeze()  # of the epoch in which a run is resumed
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
+        for optimizer in self.trainer.optimizers:
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    # torch's fused optimizers for CPUs give wrong numbers if the layouts in memory differ, as after a
+                    # resume with another channels_last
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def _monitored(self, schedule: ReduceLROnPlateau) -> str:
+        given = getattr(schedule, "monitor", None)  # of lightning.pytorch.cli.ReduceLROnPlateau
+        monitor = str(given or "val/loss")
+        if not monitor.startswith(("train/", "val/")):
+            raise ValueError(f"ReduceLROnPlateau watches {monitor}: choose a metric such as val/loss or train/loss")
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not monitor.startswith("val/") or (self.trainer.limit_val_batches != 0 and data.subset("val") is not None):
+            return monitor
+        if given:
+            raise ValueError(
+                f"ReduceLROnPlateau watches {monitor}, but nothing is validated: let it watch train/loss, or validate"
+            )
+        print_line("nothing is validated: ReduceLROnPlateau watches train/loss")
+        return "train/loss"
+
+    def _step_plateau(self, values: dict[str, Any]) -> None:
+        if self._plateau is None:
+            return
+        if self._monitor in values:
+            self._plateau.step(values[self._monitor])
+        elif self._monitor.partition("/")[0] in {name.partition("/")[0] for name in values}:
+            raise ValueError(f"ReduceLROnPlateau watches {self._monitor!r}, but there are {', '.join(values)}")
 
     # Every step
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        labels = batch[1]
-        self._share = share(len(labels), labels.device)
+        labels, loader = batch[1], self.trainer.train_dataloader
+        loader = loader if isinstance(loader, BatchLoader) else None
+        part = share(len(labels), labels.device) * self.trainer.world_size
+        self._weight = part * self._part_of_step(batch_idx, loader)
         # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        loader = self.trainer.train_dataloader
         # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
-        repeated = isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
-        self._counts_batch = self.trainer.is_global_zero or not repeated
+        self._counts_batch = self.trainer.is_global_zero or not (loader and loader.is_repeated(batch_idx))
+
+    def _part_of_step(self, batch_idx: int, loader: BatchLoader | None) -> float:
+        """The images of a batch, as a fraction of those of its optimizer step, times accumulate_grad_batches, by which
+        Lightning divides each loss. 1 if batches have equal sizes and the epoch does not end within the step."""
+        number = self.trainer.accumulate_grad_batches
+        if number == 1:
+            return 1.0
+        first = batch_idx - batch_idx % number
+        step = range(first, int(min(first + number, self.trainer.num_training_batches)))
+        sizes = [loader.size(index) if loader else 1 for index in step]
+        return sizes[batch_idx - first] * number / sum(sizes)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        # DDP averages the gradients of the processes; their slices of the global batch may differ in size.
-        super().backward(loss * (self._share * self.trainer.world_size), *args, **kwargs)
+        # The gradient of a step is the mean over its images: DDP averages over processes, Lightning over accumulated
+        # batches, but these may differ in size.
+        weighted = loss if isinstance(self._weight, float) and self._weight == 1 else loss * self._weight
+        super().backward(weighted, *args, **kwargs)
+        gradients = [each.grad for each in parameters(self.trainer.optimizers[0]) if each.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self.backward_loss, self.gradient_norm = loss.detach(), norm
+        if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
+            scale = scaler.scale(torch.ones_like(norm))  # unlike get_scale, this does not wait for the device
+            self.backward_loss, self.gradient_norm = self.backward_loss / scale, norm / scale
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
+            # not by Lightning, which refuses fused optimizers and computes the norm again
+            clip_grads_with_norm_(parameters(optimizer), gradient_clip_val, self.gradient_norm)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # Every epoch
 
@@ -209,14 +327,15 @@ class ClassifierModule(LightningModule):
         values: dict[str, Any] = {**self._loss_and_accuracy("train"), "lr": self._rate}
         self.log_dict(values, logger=False, sync_dist=True)
         self._record(values, self.global_step - 1)
+        self._step_plateau(values)
 
     def on_validation_epoch_end(self) -> None:
         self._counts_batch = True
         values = self._values("val")
         self.log_dict(values, prog_bar=True, sync_dist=True)
         # `trainer.training` is False in a fit's validation too
-        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._plateau.step(values["val/loss"])
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._step_plateau(values)
 
     def on_validation_epoch_start(self) -> None:
         self._counts_batch = True
@@ -231,8 +350,8 @@ class ClassifierModule(LightningModule):
         self.log_dict(self._values("test"), sync_dist=True)
 
     def _loss_and_accuracy(self, split: Split) -> dict[str, Tensor]:
-        loss, correct, images = reduced(self._sums[split], "sum").clone()
-        self._sums[split].zero_()
+        loss, correct, images = self._tallies[split].sums()
+        self._tallies[split].reset()
         return {f"{split}/loss": loss / images, f"{split}/acc": correct / images}
 
     def _values(self, split: Split) -> dict[str, Tensor]:
@@ -270,7 +389,7 @@ class ClassifierModule(LightningModule):
             "tta": self.tta,
             "channels_last": self.normalize.channels_last,
         }
-        checkpoint["train_sums"] = reduced(self._sums["train"], "sum")  # the epoch may be unfinished
+        checkpoint["train_sums"] = self._tallies["train"].sums()  # the epoch may be unfinished
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
             checkpoint["plateau"] = self._plateau.state_dict()
@@ -285,8 +404,9 @@ class ClassifierModule(LightningModule):
         check_same_network(self.state_dict(), checkpoint["state_dict"])
         if not self._statistics_given:
             self.normalize.set(data["mean"], data["std"])
-        if self._sums and self.trainer.is_global_zero:
-            self._sums["train"].copy_(checkpoint["train_sums"])
+        if self._tallies and self.trainer.is_global_zero:
+            self._tallies["train"].set(checkpoint["train_sums"])
+        self._resumed = True
         self._rate = checkpoint["rate"]
         self._plateau_state = checkpoint.get("plateau")
         self._schedule_states = checkpoint["lr_schedulers"]
@@ -299,6 +419,10 @@ class ClassifierModule(LightningModule):
                 check_length(schedule, state)
         elif self._plateau_state is not None:
             schedule.load_state_dict(self._plateau_state)
+
+
+def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _shortened(names: list[str]) -> str:

@@ -20,6 +20,7 @@ from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, rea
 import litcnn
 from litcnn.__main__ import main
 from litcnn.data import ImageData
+from litengine.cli import VERBS
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
@@ -85,7 +86,7 @@ def loss_and_metric_are_those_of_the_formulas() -> None:
 
     assert "val/f1" in [given["checkpoints"]["monitor"] for given in settings]
     few = ["--trainer.max_epochs", "1", "--trainer.limit_val_batches", "1", "--data.batch_size", "32"]
-    metric = ["--trainer.callbacks+", "my_metrics.F1", "--trainer.precision", "32-true"]  # in which `load` computes
+    metric = ["--model.metrics", "[acc, f1]", "--trainer.precision", "32-true"]  # in which `load` computes
     main(["fit", "--config", "configs/digits.yaml", *few, *metric])
     data = ImageData(Digits())
     val = data.subset("val")
@@ -142,7 +143,7 @@ def test_every_command_has_its_place(page: str) -> None:
         for words in commands(block) if block.language == "commands" else ():
             words = [word for index, word in enumerate(words) if "=" not in word or "make" in words[:index]]
             known = skipped(words) or (words[0] == "make" and words[1] in targets)
-            known = known or (words[:2] == ["python", "main.py"] and words[2] in cli.VERBS)
+            known = known or (words[:2] == ["python", "main.py"] and words[2] in VERBS)
             assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/support/walk.py"
 
 

@@ -117,19 +117,6 @@ def test_checkpoint_that_cannot_be_written_ends_all(capfd: pytest.CaptureFixture
     assert read_state(run) == "failed"
 
 
-def test_weights_that_are_spread_over_processes_are_tested_after_the_fit_and_by_one() -> None:
-    spread = ["--config", str(HOUSE / "configs/with/fsdp.yaml"), "--trainer.precision", "32-true"]
-    together(2, main, [*FIT[1:], *spread, "--trainer.devices", "2", "--test_after_fit", "true"])
-    report = only_run() / "report/predictions.csv"
-    rows = report.read_text().splitlines()
-    report.unlink()
-    main(["test", "--ckpt_path", "best.ckpt"])
-    assert len(rows) == 361
-    for ours, theirs in zip(csv.DictReader(rows), csv.DictReader(report.read_text().splitlines()), strict=True):
-        assert ours["prediction"] == theirs["prediction"]
-        assert float(ours["confidence"]) == pytest.approx(float(theirs["confidence"]), rel=1e-4)
-
-
 def test_two_machines_make_one_run_which_one_machine_resumes() -> None:
     meeting = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "trial"]
     meeting += ["--rdzv-endpoint", f"127.0.0.1:{free_port()}"]

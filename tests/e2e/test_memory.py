@@ -52,13 +52,10 @@ def refusals(group: Path) -> int:
     return int(dict(line.split() for line in (group / "memory.events").read_text().splitlines())["max"])
 
 
-def sparse_decode(paths: list[str], target: Path, size: int, _: str) -> list[object]:
-    """In the place of decode_files: pixels that are nowhere on the disk, but take memory once they are read."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), 3, size, size)}
-    with target.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.truncate(file.tell() + len(paths) * 3 * size**2)
-    return []
+def black_images(paths: list[str], size: int, **_: object) -> Iterator[tuple[np.ndarray, list[None]]]:
+    """In the place of decode_batches: pixels without the time that decoding takes."""
+    for _ in paths:
+        yield np.zeros((1, 3, size, size), dtype=np.uint8), [None]
 
 
 @pytest.mark.slow
@@ -68,7 +65,7 @@ def test_a_folder_of_three_times_the_memory_is_trained_on(monkeypatch: pytest.Mo
         path = Path("pictures", "ab"[number % 2], f"{number}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    monkeypatch.setattr("litengine.data.sources.folder.decode_files", sparse_decode)
+    monkeypatch.setattr("litengine.data.sources.folder.decode_batches", black_images)
     source = ImageFolder("pictures", SIZE, test_fraction=0)
     source.prepare()
     train = source.load("train")

@@ -30,7 +30,7 @@ def test_flags_of_fit_hold(capsys: pytest.CaptureFixture[str]) -> None:
     ("flags", "message"),
     [
         (["--data.val_fractio", "0.5"], "error: unknown option --data.val_fractio: did you mean --data.val_fraction?"),
-        (["--data.val_fraction", "2"], "error: data.val_fraction is 2.0: a fraction of 0 to below 1 is needed"),
+        (["--data.val_fraction", "2"], "error: data.val_fraction is 2.0: choose a fraction of 0 to below 1"),
         (
             ["--data.source", "litengine.data.ImageFolder", "--data.source.root", "no"],
             "The image folder no does not exi",

@@ -1,14 +1,10 @@
-"""Studies as a user runs them: real fits, each in a process of its own (tests/study has fits that cost nothing)."""
+"""Studies as a user runs them: real fits, each in its own process (tests/litengine/study trains nothing)."""
 
-import csv
-import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,11 +12,13 @@ import pytest
 import torch
 import yaml
 from outcome import outcome
+from studies import kill_with_children, rows, wait_for
 from wandb import wandb_agent
 from wandb_file import WandbFile, find
 
 from litcnn.__main__ import main
-from litengine.study import locks, run_verb
+from litengine import project
+from litengine.study import run_verb
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEP = CONFIGS / "sweep.yaml"
@@ -30,21 +28,12 @@ TINY = [
     "--trainer.max_epochs=2", "--trainer.precision=32-true",
 ]  # fmt: skip
 STUDY = [sys.executable, "-m", "litcnn", "study"]
-
-
-def rows(directory: Path) -> list[dict[str, str]]:
-    with (directory / "study.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "directory")} for row in csv.DictReader(file)]
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 200) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
 LONGER = [*TINY, "--folds", "3", "--trainer.max_epochs=3", "--trainer.limit_train_batches=15"]
+
+
+@pytest.fixture(autouse=True)
+def _project() -> None:
+    project.use("litcnn.model.ImageClassifier", "litcnn.data.ImageData")
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +46,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("injury", ["SIGTERM", "SIGKILL", "SIGKILL of the study alone"])
-def test_a_study_that_was_interrupted_ends_with_the_same_numbers_and_weights(
+def test_an_interrupted_study_ends_with_the_same_numbers_and_weights(
     injury: str, uninterrupted: Path, tmp_path: Path
 ) -> None:
     program = subprocess.Popen([*STUDY, *LONGER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     directory = tmp_path / "runs/digits-3-folds"
     wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob("fold-1/*/metrics.csv")))
-    program.send_signal(getattr(signal, injury.split()[0]))
-    if injury == "SIGKILL":
-        os.kill(locks.holder(directory / "fold-1/lock") or 0, signal.SIGKILL)
+    kill_with_children(program.pid) if injury == "SIGKILL" else program.send_signal(getattr(signal, injury.split()[0]))
     printed, _ = program.communicate(timeout=100)
     assert program.returncode == (143 if injury == "SIGTERM" else -9), printed
     assert not (directory / "study.csv").exists()
@@ -105,7 +92,7 @@ class Spy(Digits):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_test_set_is_read_only_when_that_is_asked_for(tmp_path: Path) -> None:
+def test_the_test_set_is_read_only_if_asked(tmp_path: Path) -> None:
     Path("spy.py").write_text(SPY)
     command = [*STUDY, *TINY, "--data.source", "spy.Spy", "--trust", "spy", "--name", "seeds"]
     subprocess.run([*command, "--seeds", "0..1"], check=True, timeout=280)
@@ -160,9 +147,7 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
         (["--seeds", "0..2", "--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
     ],
 )
-def test_what_fit_does_not_take_is_said_before_anything_is_trained(
-    given: list[str], words: str, tmp_path: Path
-) -> None:
+def test_what_fit_refuses_is_refused_before_training(given: list[str], words: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=words):
         run_verb(["study", *TINY, *given])
     assert not (tmp_path / "runs").exists()
@@ -171,7 +156,7 @@ def test_what_fit_does_not_take_is_said_before_anything_is_trained(
 @pytest.mark.slow
 def test_fewer_images_of_a_class_than_folds_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"^fold-0 failed, data.folds is 200, but there are only 1\d\d training images of"
+        ValueError, match=r"^fold-0 failed: data.folds is 200, but there are only 1\d\d training images of"
     ):
         run_verb(["study", *TINY, "--folds", "200", "--trainer.logger=false"])
 

@@ -4,12 +4,26 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as reference
 
-from litcnn.augment import AlternatingFlip, Cutout, RandomCrop, RandomFlip
+from litcnn.augment import (
+    AlternatingFlip,
+    ColorJitter,
+    Cutout,
+    PerImage,
+    RandomCrop,
+    RandomErasing,
+    RandomFlip,
+    RandomResizedCrop,
+    RandomRotation,
+)
 from litengine.data import BatchLoader, Draw
-from litengine.data.augment import splitmix64
+from litengine.data.augment import BATCH, splitmix64
 
 ALL = [RandomCrop(), RandomCrop(4, "reflect"), RandomFlip(), AlternatingFlip(), Cutout(5)]
+ALL += [RandomErasing(), RandomResizedCrop(), RandomRotation(20), ColorJitter(0.4, 0.4, 0.4)]
+ALL += [PerImage(v2.TrivialAugmentWide()), PerImage(v2.RandomErasing(p=1.0))]
 
 
 def draw(size: int, seed: int = 0, epoch: int = 0, batch: int = 0, indices: Sequence[int] | None = None) -> Draw:
@@ -82,8 +96,8 @@ def test_crop_and_flip_give_one_of_the_162_and_draw_apart():
 @pytest.mark.parametrize(
     ("mode", "digest"),
     [
-        ("zeros", "afcc21b1c8f51a8f098c6252b1467fae9a18a085782951cd0ed398c68b926673"),
-        ("reflect", "c3620025747ba28f7aafd1254e4f7f28f21a27c96d6144d449ba8487a5647018"),
+        ("zeros", "4fced0c2c3c1e9bcd0b5d3d3982fd914d09464ca4e185605800ea3648b823b5a"),
+        ("reflect", "d8cc291c8d55cb4a961261a49beedcc66a601696d579a5659595314eaa71ead2"),
     ],
 )
 def test_crop_and_flip_give_the_pixels_they_always_gave(mode, digest):
@@ -182,7 +196,7 @@ def test_alternating_flip_mirrors_each_image_in_every_other_epoch():
 @pytest.mark.parametrize("size", [1, 4, 5, 6])
 def test_cutout_is_a_square_of_the_mean_colour_cut_off_at_the_border(size):
     images = random_images(400, 3, 9, 7)
-    numbers = np.random.default_rng((0, 0, 0))
+    numbers = np.random.default_rng((BATCH, 0, 0, 0))
     centres = zip(*(numbers.integers(0, length, 400).tolist() for length in (9, 7)), strict=True)
     result = Cutout(size)(images, draw(400))
     assert result.dtype == torch.uint8
@@ -205,11 +219,11 @@ def test_cutout_leaves_the_mean_of_an_image_of_one_colour_and_its_bytes():
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_slices_of_all_processes_are_together_the_same_batch(world_size):
-    images, labels = random_images(50, 3, 8, 8), torch.arange(50)
+    images, labels = random_images(51, 3, 8, 8), torch.arange(51)
 
     def batches(rank: int, world_size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
         ranks = {"rank": rank, "world_size": world_size}
-        return list(BatchLoader(images, labels, 15, shuffle=True, augment=ALL, **ranks))  # the last one of 5
+        return list(BatchLoader(images, labels, 15, shuffle=True, augment=ALL, **ranks))  # the last one of 6
 
     whole = batches(0, 1)
     parts = [batches(rank, world_size) for rank in range(world_size)]
@@ -218,7 +232,7 @@ def test_slices_of_all_processes_are_together_the_same_batch(world_size):
         assert torch.equal(torch.cat([part[number][1] for part in parts]), numbers)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("augment", ALL)
 def test_a_gpu_gives_the_same_bits(augment):
     images = random_images(100, 3, 12, 8)
@@ -234,13 +248,86 @@ def test_reflecting_more_than_there_is_says_so():
 
 
 def test_padding_0_says_what_to_do():
-    with pytest.raises(ValueError, match="padding 0 moves nothing: give 1 or more, or leave RandomCrop out"):
+    with pytest.raises(ValueError, match="padding 0 moves nothing: choose 1 or more, or leave RandomCrop out"):
         RandomCrop(0)
 
 
 def test_cutout_that_hides_nothing_or_everything_says_so():
-    with pytest.raises(ValueError, match="Cutout size 0 hides nothing: give 1 or more, or leave Cutout out"):
+    with pytest.raises(ValueError, match="Cutout size 0 hides nothing: choose 1 or more, or leave Cutout out"):
         Cutout(0)
-    with pytest.raises(ValueError, match="Cutout of 8 pixels can hide all of a 9x8 image: give fewer"):
+    with pytest.raises(ValueError, match="Cutout of 8 pixels can hide all of a 9x8 image: choose fewer"):
         Cutout(8)(random_images(2, 3, 9, 8), draw(2))
     Cutout(7)(random_images(2, 3, 9, 8), draw(2))
+
+
+def smooth_images(number: int) -> torch.Tensor:
+    """Images without sharp edges, on which two ways to interpolate agree."""
+    coarse = torch.rand(number, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return (torch.nn.functional.interpolate(coarse, (24, 16), mode="bicubic").clamp(0, 1) * 255).round().byte()
+
+
+def test_rotation_is_that_of_torchvision():
+    images = smooth_images(20)
+    rotated = RandomRotation(40)(images, draw(20))
+    angles = draw(20).uniform(-40, 40)
+    for image, result, angle in zip(images, rotated, angles.tolist(), strict=True):
+        expected = reference.rotate(image, angle, interpolation=v2.InterpolationMode.BILINEAR)
+        assert (result.int() - expected.int()).abs().max() <= 2  # of 255
+    assert angles.abs().max() > 20
+
+
+def test_resized_crop_takes_windows_inside_the_image_with_area_and_shape_asked_for():
+    column, row = torch.meshgrid(torch.arange(16), torch.arange(24), indexing="xy")
+    ramp = torch.stack([10 * column, 8 * row, column + row]).byte()  # bilinear interpolation of a ramp is exact
+    changed = RandomResizedCrop((0.25, 0.9))(ramp.expand(50, 3, 24, 16), draw(50)).float()
+    numbers = draw(50)
+    area, shape = numbers.uniform(0.25, 0.9), numbers.uniform(np.log(3 / 4), np.log(4 / 3)).exp()
+    rows, columns = (area / shape).sqrt().clamp(max=1), (area * shape).sqrt().clamp(max=1)
+    x = (changed[:, 0, 12, 1:-1] / 10).diff(dim=1).mean(1)  # columns of the image for each column of the result
+    y = (changed[:, 1, 1:-1, 8] / 8).diff(dim=1).mean(1)
+    torch.testing.assert_close(x, columns, atol=0.02, rtol=0)
+    torch.testing.assert_close(y, rows, atol=0.02, rtol=0)
+    centres = torch.stack([changed[:, 0, 12, 7:9].mean(1) / 10 + 0.5, changed[:, 1, 11:13, 8].mean(1) / 8 + 0.5])
+    assert (centres[0] - 8 * columns > -0.2).all() and (centres[0] + 8 * columns < 16.2).all()
+    assert (centres[1] - 12 * rows > -0.2).all() and (centres[1] + 12 * rows < 24.2).all()
+    whole = smooth_images(5)
+    assert torch.equal(RandomResizedCrop((1.0, 1.0), (1.0, 1.0))(whole, draw(5)), whole)
+
+
+def test_jitter_is_that_of_torchvision_image_by_image():
+    images = random_images(30, 3, 8, 8)
+    changed = ColorJitter(0.4, 0.5, 0.6)(images, draw(30))
+    numbers = draw(30)
+    factors = [numbers.uniform(1 - each, 1 + each).tolist() for each in (0.4, 0.5, 0.6)]
+    for image, result, brightness, contrast, saturation in zip(images, changed, *factors, strict=True):
+        expected = reference.adjust_brightness(image.float() / 255, brightness)
+        expected = reference.adjust_saturation(reference.adjust_contrast(expected, contrast), saturation)
+        assert (result.float() - 255 * expected).abs().max() <= 0.51
+    assert torch.equal(ColorJitter()(images, draw(30)), images)
+
+
+def test_erased_rectangles_have_the_areas_asked_for():
+    images = torch.zeros(2000, 3, 32, 32, dtype=torch.uint8)
+    images[:, :, 0, :4] = 255  # the mean is 1, so that the filled rectangle differs from black
+    changed = RandomErasing(0.5, (0.1, 0.2))(images, draw(2000))
+    areas = (changed != images).any(1).flatten(1).float().mean(1)
+    erased = areas > 0
+    assert abs(int(erased.sum()) - 1000) < 100
+    assert areas[erased].min() > 0.07 and areas[erased].max() < 0.23
+    assert areas[erased].mean().item() == pytest.approx(0.15, abs=0.01)
+
+
+def test_any_transform_of_torchvision_gets_a_seed_for_each_image_and_leaves_the_global_state():
+    images = random_images(6, 3, 8, 8)
+    state = torch.get_rng_state()
+    changed = PerImage(v2.RandomRotation(90))(images, draw(6))
+    assert torch.equal(torch.get_rng_state(), state)
+    again = PerImage(v2.RandomRotation(90))(images[2:4], Draw(0, 0, 0, 6, slice(2, 4), np.arange(2, 4), images.device))
+    assert torch.equal(again, changed[2:4])  # another process sees the same
+    assert not torch.equal(changed, images)
+
+
+def test_a_transform_that_changes_size_or_type_is_refused():
+    for transform in (v2.Resize(4), v2.ToDtype(torch.float32)):
+        with pytest.raises(ValueError, match="choose a transform that keeps type and size"):
+            PerImage(transform)(random_images(2, 3, 8, 8), draw(2))

@@ -196,6 +196,16 @@ def test_only_training_batches_are_shuffled_and_augmented():
     assert sum(unchanged) < 10  # 1 in 50 by chance
 
 
+def test_balanced_sampling_draws_every_class_equally_often_and_anew_each_epoch():
+    data = ImageData(FakeSource(train=(300, 30, 90)), val_fraction=0, sampling="balanced")
+    data.trainer = trainer()
+    loader = data.train_dataloader()
+    orders = [loader.order(epoch) for epoch in range(20)]
+    counts = np.bincount(data.subset("train").arrays.labels.numpy()[np.concatenate(orders)])
+    assert counts.sum() == 20 * 420 and np.abs(counts / 2800 - 1).max() < 0.05
+    assert not np.array_equal(orders[0], orders[1]) and np.array_equal(orders[0], loader.order(0))
+
+
 def test_loaders_hold_the_batch_size_seed_and_place_of_the_trainer():
     data = ImageData(FakeSource(train=(50, 50)), batch_size=30, val_fraction=0, seed=5)
     data.trainer = trainer()
@@ -317,7 +327,7 @@ def test_free_memory_is_that_of_the_gpu_asked_for(monkeypatch):
     assert datamodule.free_memory(torch.device("cpu")) == 0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("free", [0, None])
 def test_a_gpu_gets_the_batches_of_the_cpu(free, monkeypatch):
     if free is not None:

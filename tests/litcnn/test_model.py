@@ -221,6 +221,53 @@ def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
         classifier(loss=Smallest(), label_smoothing=0.1)
 
 
+def test_classes_are_weighted_as_given_or_balanced_in_training_only():
+    source = FakeSource(train=(20, 10, 30))
+    logged = {}
+    for weights in (None, [1.0, 2.0, 0.5], "balanced"):
+        model = classifier(class_weights=weights, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+        images, logged = ImageData(source, batch_size=60, val_fraction=0.2), Logged()
+        fit(model, images, epochs=1, logger=logged)
+        part = images.subset("train")
+        with torch.no_grad():
+            logits = model(part.arrays.images[part.indices])
+        labels = torch.from_numpy(part.labels)
+        of_class = {None: [1.0] * 3, "balanced": [48 / 3 / 16, 48 / 3 / 8, 48 / 3 / 24]}
+        number = torch.tensor(weights if isinstance(weights, list) else of_class[weights])[labels]
+        expected = (number * F.cross_entropy(logits, labels, reduction="none")).sum() / number.sum()
+        assert logged.values["train/loss"] == pytest.approx([float(expected)], rel=1e-5)
+        part = images.subset("val")
+        with torch.no_grad():
+            plain = F.cross_entropy(model(part.arrays.images[part.indices]), torch.from_numpy(part.labels))
+        assert logged.values["val/loss"] == pytest.approx([float(plain)], rel=1e-5)
+
+
+def test_another_number_of_class_weights_than_of_classes_is_refused():
+    with pytest.raises(ValueError, match="model.class_weights has 2 numbers for 3 classes"):
+        fit(classifier(class_weights=[1.0, 2.0]), data(), epochs=1)
+
+
+def test_metrics_by_name_are_those_of_scikit_learn():
+    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, top_k_accuracy_score
+
+    names, classes = ["acc", "f1", "balanced_acc", "auroc", "acc_top5"], 7
+    images = ImageData(FakeSource(train=[9] * classes, val=range(3, 3 + classes)), batch_size=16)
+    small = functools.partial(torch.optim.SGD, lr=0.01)  # probabilities of exactly 1 would be ties
+    module, logged = classifier(network=linear(classes), metrics=names, optimizer=small), Logged()
+    fit(module, images, epochs=1, logger=logged)
+    arrays, indices = images.subset("val")
+    with torch.no_grad():
+        probabilities = module(arrays.images[indices]).softmax(1).double().numpy()
+    labels = arrays.labels[indices].numpy()
+    expected = {
+        "val/f1": f1_score(labels, probabilities.argmax(1), average="macro"),
+        "val/balanced_acc": balanced_accuracy_score(labels, probabilities.argmax(1)),
+        "val/auroc": roc_auc_score(labels, probabilities / probabilities.sum(1, keepdims=True), multi_class="ovr"),
+        "val/acc_top5": top_k_accuracy_score(labels, probabilities, k=5),
+    }
+    assert {name: logged.values[name][-1] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+
 def test_callbacks_get_the_probabilities_of_validation_images():
     class Watch(Callback):
         def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from project_for_tests import CNN
 from torch import Tensor, nn
 
-from litcnn.networks import CNN
 from litengine.views import TTA, average
 
 KINDS: list[TTA] = ["none", "flip", "flip+shift"]

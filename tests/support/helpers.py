@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from project_for_tests import ImageData
 
-from litcnn.data import ImageData
 from litengine.data import Arrays, Source
 from litengine.data.sources import Split
 

@@ -26,9 +26,10 @@ def outcome(run: Path) -> dict[str, Any]:
     last, best = (torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("last", "best"))
     with (run / "metrics.csv").open() as file:
         metrics = [{key: row[key] for key in row if key not in TIMINGS} for row in csv.DictReader(file)]
-    parts = ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_metrics")
-    found = {f"last {part}": digest(last[part]) for part in parts}
+    parts = ["state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step", "epoch", "train_sums"]
+    found = {f"last {part}": digest(last[part]) for part in [*parts, "rate"]}
     found["plateau"] = digest(last.get("plateau"))
+    found["random state"] = digest({name: value for name, value in last["resume"].items() if name != "metrics"})
     found["best"] = digest(
         {part: best[part] for part in ("state_dict", "optimizer_states", "global_step", "callbacks")}
     )

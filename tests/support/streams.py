@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import FakeSource
+from project_for_tests import ImageData
 
-from litcnn.data import ImageData
 from litengine.data.sources import stream, stream_writer
 from litengine.data.sources.stream_writer import write_stream
 
@@ -58,13 +58,9 @@ class FakeS3:
         if not Path(Bucket, Key).exists():
             raise ClientError({"Error": {"Code": "404", "Message": "Not Found"}}, "HeadObject")
 
-    def download_file(self, bucket: str, key: str, file: str, **_) -> None:
+    def download_fileobj(self, bucket: str, key: str, file: BytesIO) -> None:
         self.head_object(bucket, key)
-        shutil.copy(Path(bucket, key), file)
-
-    def get_object(self, Bucket: str, Key: str, Range: str) -> dict:  # noqa: N803
-        first, last = map(int, Range.removeprefix("bytes=").split("-"))
-        return {"Body": BytesIO(Path(Bucket, Key).read_bytes()[first : last + 1])}
+        file.write(Path(bucket, key).read_bytes())
 
 
 @pytest.fixture
@@ -84,14 +80,8 @@ def store(monkeypatch):
 
 @pytest.fixture
 def gets(monkeypatch):
-    """The keys of all images asked for."""
+    """The keys of all files asked for."""
     keys = []
-    get = FakeS3.get_object
-
-    def noted(self, Bucket, Key, Range):  # noqa: N803
-        if Range != "bytes=4-11":  # where a record begins and ends
-            keys.append(Key)
-        return get(self, Bucket, Key, Range)
-
-    monkeypatch.setattr(FakeS3, "get_object", noted)
+    get = FakeS3.download_fileobj
+    monkeypatch.setattr(FakeS3, "download_fileobj", lambda self, *args: (keys.append(args[1]), get(self, *args)))
     return keys

@@ -19,8 +19,8 @@ import pytest
 from lightning.pytorch import Callback
 from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
+from project_for_tests import main
 
-from litcnn.__main__ import main
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
@@ -36,23 +36,21 @@ NOT_RUN = {
     "python main.py demo": "serves until it is stopped: tests/e2e/test_demo.py",
     "python main.py export": "tests/e2e/test_export.py writes every format",
     "python main.py fit --config configs/cnn.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
-    "python main.py fit --config configs/cnn.yaml --config configs/with/fsdp.yaml": "tests/e2e/test_launchers.py",
     "python main.py study --config configs/digits.yaml --folds": "two more processes: tests/e2e/test_study.py",
-    "python main.py study --config …": "needs a database or network disk: tests/study/test_storage.py",
+    "python main.py study --config …": "needs a database or network disk: tests/litengine/study/test_storage.py",
     "docker": "needs an engine; deploy/container.sh check does the same",
     "deploy/container.sh": "builds an image, for a quarter of an hour",
     "sbatch": "needs SLURM: tests/deploy/test_slurm.py",
     "torchrun": "several machines: tests/e2e/test_launchers.py",
-    "python -m litengine.cli.completion": "tests/cli/test_completion.py",
-    "mkdir": "of the shell",
+    "python -m litengine my_package.Model": "a package of two classes: tests/e2e/test_second_project.py",
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
 
 # Blocks that are not run, by words in them.
 NOT_CODE = {
-    "the front door": "the map of the house",
+    "hands the project's two classes": "the list of folders",
 }
-ELSEWHERE = {("docs/deploy.md", "python"): "tests/test_export.py::test_the_page_works"}
+ELSEWHERE = {("docs/deploy.md", "python"): "tests/litengine/export/test_export.py::test_the_page_works"}
 NO_LANGUAGE = ("text",)  # of fences that hold no code
 
 # Settings of a page that are parsed, but not fitted with.

@@ -7,28 +7,28 @@ from torch import Tensor, nn
 
 
 class CNN(nn.Module):
-    """Blocks of convolution, BatchNorm and activation with a pooling after each; then hidden layer, dropout, classes.
+    """Blocks of convolutions with BatchNorm and activation, each followed by pooling; then two linear layers.
 
     Takes float images (N, in_channels, image_size, image_size), returns logits (N, num_classes). With the defaults it
     has 3,249,994 parameters.
 
     Args:
         widths: channels of each block.
-        convolutions: convolutions a block.
+        convolutions: number of convolutions in each block.
         kernel_size: of every convolution, in pixels.
         stride: of every convolution, in pixels.
         padding: of every convolution, in pixels of zeros on each side.
-        pooling: how each block ends: the `max` or the average (`avg`) of 2x2 pixels.
-        activation: class of the non-linearity, made without arguments.
+        pooling: at the end of each block: the `max` or the average (`avg`) of 2x2 pixels.
+        activation: class of the non-linearity; it is called without arguments.
         dropout: probability that a hidden unit is dropped, 0 to below 1.
         conv_dropout: probability that a channel is dropped at the end of a block, likewise; the article suggests 0.2.
         hidden: units of the hidden layer.
         in_channels: channels of the images.
         image_size: height and width of the images, in pixels.
-        num_classes: logits an image.
+        num_classes: logits for each image.
 
     Raises:
-        ValueError: for a combination that cannot work, saying which and why.
+        ValueError: for a combination that cannot work.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class CNN(nn.Module):
         }
         for name, value in at_least_one.items():
             if value < 1:
-                raise ValueError(f"CNN: {name} is {value}, 1 or more is needed")
+                raise ValueError(f"CNN: {name} is {value}: choose 1 or more")
         if padding < 0:
-            raise ValueError(f"CNN: padding is {padding}, 0 or more is needed")
+            raise ValueError(f"CNN: padding is {padding}: choose 0 or more")
         for name, probability in {"dropout": dropout, "conv_dropout": conv_dropout}.items():
             if not 0 <= probability < 1:
-                raise ValueError(f"CNN: {name} is {probability}, a probability of 0 to below 1 is needed")
+                raise ValueError(f"CNN: {name} is {probability}: choose a probability of 0 to below 1")
         if pooling not in ("max", "avg"):
-            raise ValueError(f"CNN: pooling is {pooling!r}, 'max' or 'avg' is needed")
+            raise ValueError(f"CNN: pooling is {pooling!r}: choose 'max' or 'avg'")
 
         pool = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
         blocks: list[nn.Module] = []
@@ -88,7 +88,7 @@ class CNN(nn.Module):
                 raise ValueError(
                     f"CNN: nothing is left of a {image_size}x{image_size} image after block {number} of {len(widths)} "
                     f"({convolutions} convolutions with kernel_size {kernel_size}, stride {stride}, padding {padding}, "
-                    "then 2x2 pooling a block): use larger images, fewer widths, a smaller stride or more padding"
+                    "then 2x2 pooling in each block): use larger images, fewer widths, a smaller stride or more padding"
                 )
             blocks.append(nn.Sequential(*layers, pool(2), nn.Dropout2d(conv_dropout)))
         self.blocks = nn.Sequential(*blocks)

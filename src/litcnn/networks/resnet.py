@@ -17,7 +17,7 @@ class ResNet(TorchvisionResNet):  # type: ignore[misc]
         depths: residual blocks of two convolutions in each of the four stages, which have 64, 128, 256, 512 channels;
             (3, 4, 6, 3) is ResNet-34.
         in_channels: channels of the images.
-        num_classes: logits an image.
+        num_classes: logits for each image.
         zero_init_residual: start with every residual branch at zero, so that each block passes its input through.
 
     Raises:
@@ -34,10 +34,10 @@ class ResNet(TorchvisionResNet):  # type: ignore[misc]
         zero_init_residual: bool = False,
     ) -> None:
         if len(depths) != 4 or min(depths) < 1:
-            raise ValueError(f"ResNet: depths is {list(depths)}, four numbers of 1 or more are needed")
+            raise ValueError(f"ResNet: depths is {list(depths)}: give four numbers of 1 or more")
         for name, value in {"in_channels": in_channels, "num_classes": num_classes}.items():
             if value < 1:
-                raise ValueError(f"ResNet: {name} is {value}, 1 or more is needed")
+                raise ValueError(f"ResNet: {name} is {value}: choose 1 or more")
         super().__init__(BasicBlock, list(depths), num_classes=num_classes, zero_init_residual=zero_init_residual)
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's own

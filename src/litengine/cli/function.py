@@ -1,6 +1,7 @@
 """Verbs that are functions: their arguments are the options, their docstring is the help."""
 
 import inspect
+from argparse import ArgumentError
 from collections.abc import Callable
 from typing import Any
 
@@ -11,35 +12,27 @@ from litengine import project
 from litengine.cli import errors
 
 
-class Parser(ArgumentParser):
-    """Tells what was wrong in one message."""
-
-    verb = ""
-    given: list[str]
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if not self.exit_on_error:
-            super().error(message, ex)
-        errors.stop(errors.explain(message, self.given, {self.verb: self}))
-
-
 def run(function: Callable[..., Any], args: list[str]) -> None:
     """Calls `function` with the options in `args`, of which the first is the verb."""
     parser = make_parser(function)
-    parser.given = args
-    parser.verb = args[0]
-    options = parser.parse_args(args[1:]).as_dict()
+    try:
+        options = parser.parse_args(args[1:]).as_dict()
+    except ArgumentError as error:
+        errors.stop(errors.explain(str(error), args, parser))
     if "trust" in options:
         options["trust"] = [project.package(), *options["trust"]]
     function(**options)
 
 
-def make_parser(function: Callable[..., Any]) -> Parser:
+def make_parser(function: Callable[..., Any]) -> ArgumentParser:
     """A parser of the function's arguments; one that is a list[str] takes several words."""
     documentation = parse_docstring(inspect.getdoc(function) or "")
     help_of = {parameter.arg_name: parameter.description for parameter in documentation.params}
-    parser = Parser(
-        prog=f"main.py {function.__name__}", description=documentation.short_description, allow_abbrev=False
+    parser = ArgumentParser(
+        prog=f"main.py {function.__name__}",
+        description=documentation.short_description,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
     signature = inspect.signature(function).parameters
     several: set[str] = {name for name, parameter in signature.items() if parameter.annotation == list[str]}

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from litengine import project
 from litengine.cli.trainer import CLI
 from litengine.data import Split
-from litengine.data.sources.records import check_litdata
+from litengine.data.sources.stream_files import check_litdata
 from litengine.datamodule import ClassificationData
 from litengine.files import relative
 from litengine.terminal import print_line

@@ -4,96 +4,87 @@ import json
 import logging
 import os
 import re
-import sys
-import uuid
+import secrets
 import warnings
 from argparse import ArgumentError
-from argparse import ArgumentParser as PlainParser
-from importlib import import_module
-from inspect import isclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
 from litengine.cli import errors
+from litengine.cli.remembered import as_list, with_what_is_remembered
+from litengine.cli.settings import Settings, configs_first, defaults_of
 from litengine.data import Source
 from litengine.distributed import is_lost_process
-from litengine.files import relative
-from litengine.inference.safe_config import read_trusted
 from litengine.loggers import CSVMetrics
-from litengine.terminal import print_line
+from litengine.network import build_network, worth_recording
 from litengine.training import run_directory
-from litengine.training.checkpoint_files import CheckpointFiles, newest_intact
-from litengine.training.launch import agree, check_size
+from litengine.training.checkpoint_files import CheckpointFiles
+from litengine.training.launch import agree, cluster
 
-VERBS = ("fit", "validate", "test")
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "logger": {"class_path": "litengine.loggers.Wandb"},
     "enable_model_summary": False,  # the first line says how many parameters there are
 }
-REPLACED_WHOLE = {"model.network", "data.source", "model.optimizer", "model.lr_scheduler"}
+EPILOG = (
+    "A flag may leave out init_args (--model.network.dropout 0.2), and all but the last name if no other setting ends "
+    "with it (--dropout 0.2, --lr, --epochs). Of a list, a flag changes the last item: --data.augment.padding 4. "
+    "Configs may use ${VARIABLES} of the environment. Flags win over configs, later configs over earlier ones."
+)
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
 
 
-class Parser(LightningArgumentParser):
-    """Knows which verb it parses, and tells what was wrong in one message."""
-
-    def __init__(self, *args: Any, verb: str = "", **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch` would pass for max_epochs
-        super().__init__(*args, **kwargs)
-        self.verb = verb
-
-    def add_subcommands(self, *args: Any, **kwargs: Any) -> Any:
-        self.verbs = super().add_subcommands(*args, **kwargs)
-        return self.verbs
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        if not self.exit_on_error:  # a class inside a union: another of its types may fit yet
-            super().error(message, ex)
-        main = getattr(self, "parent_parser", self)
-        errors.stop(errors.explain(message, main.args, main.verbs.choices))
+NO_EFFECT = {  # arguments of the Trainer that change nothing here
+    "limit_predict_batches": "the Trainer does not predict; use main.py predict",
+    "use_distributed_sampler": "each process always gets its slice of every batch",
+    "enable_autolog_hparams": "the config is always recorded",
+    "enable_checkpointing": "a fit always writes its checkpoints; set checkpoints.* for how often",
+    "model_registry": "checkpoints are files of the run; log_model of the W&B logger uploads them",
+}
 
 
 class CLI(LightningCLI):
     """`fit`, `validate` and `test`, driven by YAML and flags."""
 
     def __init__(self, args: list[str]) -> None:
+        self.verb = args[0]
         self.args = args
         self.notes: list[str] = []
-        # Lightning tells, over ten lines, what our first line says, and advertises its own tracker
+        self.settings: dict[str, Any] | None = None  # of a fit, as they are recorded
+        # ten lines that repeat our first one, and an advertisement
         for library in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(library).setLevel(logging.WARNING)
         # its own use of what torch 2.15 deprecates, at every start
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
+        strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
         super().__init__(
             project.model_class(),
             project.data_class(),
-            save_config_callback=training.RecordConfig,
+            save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={verb: {"verb": verb} for verb in VERBS},
-            parser_class=Parser,
+            parser_kwargs={**strict, self.verb: {**strict, "epilog": EPILOG}},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        return {verb: skipped for verb, skipped in LightningCLI.subcommands().items() if verb in VERBS}
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # only ever called on an instance
+        return {self.verb: LightningCLI.subcommands()[self.verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        self.verb_parser = parser
         parser.add_argument("--name", type=str | None, help="Name of the run; by default that of the first config.")
         parser.add_argument("--runs", type=str, default="runs", help="Folder of all run directories.")
         parser.add_argument("--trust", nargs="*", type=str, default=[], help="Packages that a checkpoint may name too.")
@@ -105,63 +96,103 @@ class CLI(LightningCLI):
         parser.set_defaults({key: {"class_path": path} for key, path in defaults.items() if path})
         # jsonargparse hands the default arguments of a class on to the class that replaces it, such as the widths of
         # the default network to another network that has widths
-        parser.set_defaults(dict.fromkeys(errors.classes_given(self.args) & REPLACED_WHOLE))
-        if getattr(parser, "verb", "") == "fit":
+        parser.set_defaults(dict.fromkeys(Settings(self.args, parser).replaced()))
+        if self.verb == "fit":
             parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        full = configs_first(Settings(args, self.verb_parser).with_full_names(args))
         # decided by the first of several processes: another may see an older state of a shared disk
-        args = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(args))))
-        self.config = parser.parse_args(args)
-        path = self.config[self.config.subcommand].ckpt_path
-        if path and not any(arg.startswith("--ckpt_path") for arg in args):  # it stands in a config
-            self.config = parser.parse_args(with_what_is_remembered([*args, "--ckpt_path", str(path)]))
-        config = self.config[self.config.subcommand]
+        full = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(full))))
+        config = self._parsed(full)
+        if config.ckpt_path and not any(word.startswith("--ckpt_path") for word in full):  # it stands in a config
+            full = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
+            config = self._parsed(full)
+        if config.seed_everything is True:  # Lightning's random seed is always 0
+            seed = agree("seed", lambda: str(secrets.randbelow(2**31)))
+            config = self._parsed([*full, "--seed_everything", seed])
         for group in ("trainer", "model", "data"):  # jsonargparse lets a bare value pass for a group
             if not isinstance(config[group], Namespace):
-                parser.error(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
-        if not config.ckpt_path and self.config.subcommand != "fit":
-            parser.error(f"{self.config.subcommand} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
+                raise ValueError(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
+        if not config.ckpt_path and self.verb != "fit":
+            raise ValueError(f"{self.verb} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
+        Settings(full, self.verb_parser).check_overridden(config)
+
+    def _parsed(self, args: list[str]) -> Namespace:
+        try:
+            self.config = self.parser.parse_args(args)
+        except ArgumentError as error:
+            errors.stop(errors.explain(str(error), args, self.verb_parser))
+        found: Namespace = self.config[self.verb]
+        return found
 
     def before_instantiate_classes(self) -> None:
-        config = self.config[self.subcommand]
+        config = self.config[self.verb]
         if not config.ckpt_path:
             fit_network_to_data(config)
-        if self.subcommand in ("test", "validate"):
+        # what a checkpoint records: the network must be built from that alone
+        network = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})  # type: ignore[no-untyped-call]
+        if self.verb in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
 
     def instantiate_classes(self) -> None:
+        self._recorded = self.config
+        self.config = self.config.clone()
+        model = self.config[self.verb].model
         try:
+            model.network = build_network(model.network.as_dict())
             super().instantiate_classes()
         except Exception:
-            run_directory.discard_empty(Path(self.config[self.subcommand].trainer.default_root_dir))
+            run_directory.discard(Path(self.config[self.verb].trainer.default_root_dir))
             raise
 
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with what every run has: lines on the terminal, a report, a progress bar, and metrics.csv."""
-        settings = self.config_init[self.subcommand]["trainer"]
+        self.config = self._recorded  # with the network's settings in place of the network
+        built = self.config_init[self.verb]
+        settings = {**built.trainer, **kwargs}
+        self._check_trainer(settings)
+        callbacks = as_list(settings["callbacks"])
+        loggers, plugins = [], as_list(settings["plugins"])
+        if settings["barebones"]:
+            settings["log_every_n_steps"] = None  # of a recipe; Lightning refuses it
+        if not settings["barebones"]:
+            callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
+            callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
+            callbacks.append(training.WriteReport(["python", "main.py", *self.args]))
+            if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+                callbacks.append(training.ProgressBar())
+            if self.settings is not None:
+                callbacks.append(training.RecordConfig(self.verb_parser, self.config[self.verb], self.settings))
+            if not settings["fast_dev_run"]:  # a test gets the tracker of the run, so that it stands beside the fit
+                loggers = as_list(settings["logger"])
+                loggers += [CSVMetrics(settings["default_root_dir"])] if self.verb == "fit" else []
+            callbacks.append(training.StopOnSignal())  # after all that save
+            plugins.append(CheckpointFiles())
+        trainer = Trainer(**{**settings, "callbacks": callbacks, "logger": loggers or False, "plugins": plugins})
+        if group := cluster():
+            group.validate_settings(trainer.num_devices, trainer.num_nodes)
+        elif trainer.num_nodes > 1:
+            raise ValueError(
+                f"trainer.num_nodes is {trainer.num_nodes}, but this process was started alone: start it on each "
+                "machine with torchrun, or all with srun (docs/scale.md), or give --trainer.num_nodes 1"
+            )
+        return trainer
+
+    def _check_trainer(self, settings: dict[str, Any]) -> None:
+        """Raises ValueError for an argument of the Trainer that would have no effect, or that is not carried out."""
+        for name, why in NO_EFFECT.items():
+            if settings[name] not in (None, self.verb_parser.get_default(f"trainer.{name}")):
+                raise ValueError(f"trainer.{name} {settings[name]} has no effect here: {why}")
         if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
             raise ValueError(
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
-        extra = [*_as_list(settings["callbacks"]), training.Console(self.notes), training.BatchPicture()]
-        extra += [training.WriteReport(["python", "main.py", *self.args])]
-        extra += [training.ExactResume(), training.StopOnSignal()]
-        if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in extra):
-            extra.append(training.ProgressBar())
-        loggers = []
-        if self.subcommand == "fit":
-            loggers = [*_as_list(settings["logger"]), CSVMetrics(settings["default_root_dir"])]
-        elif self.subcommand == "test":  # the tracker of the run, so that it gets the report
-            loggers = _as_list(settings["logger"])
-        plugins = [*_as_list(settings["plugins"]), CheckpointFiles()]
-        trainer = super().instantiate_trainer(callbacks=extra, logger=loggers, plugins=plugins, **kwargs)
-        check_size(trainer.num_nodes, trainer.num_devices)
-        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         try:
@@ -177,8 +208,8 @@ class CLI(LightningCLI):
             ) from error
 
     def after_fit(self) -> None:
-        best = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, training.Checkpoints))
-        if self.config.fit.test_after_fit and (path := best.best_path(self.trainer)):
+        path = self.config_init.fit.checkpoints.best_path(self.trainer)
+        if self.config.fit.test_after_fit and path:
             self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
 
     def _adapt_to_cpu(self, trainer: Namespace) -> None:
@@ -197,18 +228,25 @@ class CLI(LightningCLI):
         """A fit gets a new run directory; an evaluation writes into that of its checkpoint."""
         files = [Path(file.relative) for file in config.get("config") or [] if file is not None]
         config.name = config.name or (files[0].stem if files else config.data.source.class_path.split(".")[-1].lower())
-        evaluated = run_directory.run_dir_of(config.ckpt_path) if self.subcommand != "fit" else None
-        if not config.trainer.default_root_dir:
-            config.trainer.default_root_dir = str(evaluated or run_directory.new_run_dir(config.runs, config.name))
-        directory = Path(config.trainer.default_root_dir)
-        for logger in _as_list(config.trainer.logger):
+        given, settings = config.trainer.default_root_dir, None
+        if self.verb == "fit":
+            self.settings = training.as_settings(self.verb_parser, config)
+            settings = None if config.trainer.fast_dev_run else self.settings  # a debug fit leaves nothing to resume
+        else:
+            given = given or run_directory.run_dir_of(config.ckpt_path)
+        if (self.verb == "fit" and config.resume in (None, "auto")) or given is None:
+            given = run_directory.new_run_dir(config.runs, config.name, settings, given)
+        directory = Path(given)
+        config.trainer.default_root_dir = str(directory)
+        for logger in as_list(config.trainer.logger):
             arguments = logger.init_args
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments:  # in the config of the run, so that a resumed run continues the tracker's
-                arguments.name = arguments.name or f"{config.name}/{directory.name}"
-                arguments.id = arguments.id or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8]  # of a sweep
+            if "project" in arguments:
+                arguments.project = arguments.project or os.environ.get("WANDB_PROJECT") or project.package()
+                arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
+                arguments.id = arguments.id or run_directory.run_id(directory)
 
 
 def run_verb(args: list[str]) -> None:
@@ -223,53 +261,6 @@ def multiplies_bf16() -> bool:
     return bool(capabilities.get("amx_bf16"))
 
 
-def with_what_is_remembered(args: list[str]) -> list[str]:
-    """Puts what a checkpoint, or the run to resume, remembers in front of all other settings: flags and configs win."""
-    parser = PlainParser(add_help=False, allow_abbrev=False)
-    for option in ("--ckpt_path", "--resume", "--name", "--runs"):
-        parser.add_argument(option, nargs="?")
-    parser.add_argument("--config", "-c", action="append")
-    parser.add_argument("--trust", nargs="*", default=[])
-    given, others = parser.parse_known_args(args)
-    verb, *rest = args or [""]
-    if given.ckpt_path not in (None, "null"):
-        remembered = read_trusted(given.ckpt_path, [project.package(), *given.trust])["config"]
-        if verb == "test":
-            remembered["trainer"] = {"logger": tracker_of(run_directory.run_dir_of(given.ckpt_path))}
-        return [verb, "--config", json.dumps(remembered), *rest]
-    if verb != "fit" or given.resume in (None, "null"):
-        return args
-    name = given.name or (Path(given.config[0]).stem if given.config else None)
-    directory = run_directory.find(given.resume, given.runs or "runs", name)
-    if directory is None:
-        return args
-    if run_directory.read_state(directory) == "finished" and others == ["fit"]:
-        print_line(f"{relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
-        sys.exit(0)
-    newest = newest_intact(directory / "checkpoints")
-    for damage in newest.skipped:
-        print_line(f"passed over: {damage}")
-    if newest.path is None and newest.skipped:
-        raise ValueError(f"no checkpoint of {relative(directory)} is intact: start the run anew, without --resume")
-    place = ["--trainer.default_root_dir", str(directory), "--ckpt_path", str(newest.path or "null")]
-    recorded = yaml.safe_load((directory / "config.yaml").read_text("utf-8"))
-    return ["fit", "--config", json.dumps(project.renamed(recorded, [project.package()])), *rest, *place]
-
-
-def tracker_of(directory: Path | None) -> Any:
-    """The W&B settings of a run, with which a test continues it; False where there are none.
-
-    No other tracker: the config that lies beside a checkpoint is not checked for what it names, as the one in it is.
-    """
-    if directory is None:
-        return False
-    given = yaml.safe_load((directory / "config.yaml").read_text())["trainer"]["logger"]
-    ours = [logger for logger in _as_list(given) if logger["class_path"] == "litengine.loggers.Wandb"]
-    for logger in ours:
-        logger["init_args"].pop("save_dir", None)  # the run directory may have been moved since
-    return ours or False
-
-
 def fit_network_to_data(config: Namespace) -> None:
     """Gives the network the number of classes, channels and pixels of the data, where it takes such arguments.
 
@@ -281,7 +272,7 @@ def fit_network_to_data(config: Namespace) -> None:
     channels, height, _ = source.image_shape
     facts = {"num_classes": len(source.class_names), "in_channels": channels, "image_size": height}
     arguments = config.model.network.get("init_args") or {}
-    defaults = _default_arguments(config.model.network.class_path)
+    defaults = defaults_of(config.model.network.class_path) or {}
     for name in [name for name in facts if name in arguments]:
         if arguments[name] not in (facts[name], defaults.get(name)):
             raise ValueError(
@@ -296,23 +287,3 @@ def _build_source(spec: Namespace) -> Source:
     parser.add_subclass_arguments(Source, "source")
     source: Source = parser.instantiate(parser.parse_object({"source": spec})).source
     return source
-
-
-def _default_arguments(network: str) -> dict[str, Any]:
-    """What a network's arguments are where they are not given; nothing where that cannot be told."""
-    module, _, name = network.rpartition(".")
-    parser = ArgumentParser(exit_on_error=False)
-    try:
-        target = getattr(import_module(module), name)
-        add: Any = parser.add_class_arguments if isclass(target) else parser.add_function_arguments
-        add(target, fail_untyped=False)
-        return dict(parser.get_defaults().items())
-    except (ImportError, AttributeError, ValueError, ArgumentError):
-        return {}
-
-
-def _as_list(value: Any) -> list[Any]:
-    """Trainer arguments that may be one, several, or switched on or off."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]

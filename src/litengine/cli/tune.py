@@ -38,7 +38,7 @@ class TuneCLI(CLI):
         super().__init__(args)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        settings = self.config_init[self.subcommand]["trainer"]
+        settings = self.config_init[self.verb]["trainer"]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
         length = {"max_steps": self.options.steps, "max_epochs": -1, "limit_val_batches": 0}
         seen = [training.ProgressBar()] if settings["enable_progress_bar"] is not False else []

@@ -2,10 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+BATCH, IMAGE = 0xBA7C, 0x13A6E  # tags of the random streams of a batch and of an image
 
 
 @dataclass
@@ -32,13 +35,22 @@ class Draw:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self._generator = np.random.default_rng((self.seed, self.epoch, self.batch))
-        self._streams = np.random.SeedSequence(self.seed)
+        self._generator = np.random.default_rng((BATCH, self.seed, self.epoch, self.batch))
+        self._streams = np.random.SeedSequence((IMAGE, self.seed))
 
     def integers(self, low: int, high: int) -> Tensor:
         """int64 (n,), uniform in low..high, both included; new numbers at each call."""
-        numbers = self._generator.integers(low, high, size=self.size, endpoint=True)
-        return self._to_device(numbers[self.slice])
+        return self.to_device(self.array(low, high))
+
+    def array(self, low: int, high: int) -> np.ndarray:
+        """The same on the CPU, for computations that are to be launched on no device."""
+        numbers: np.ndarray = self._generator.integers(low, high, size=self.size, endpoint=True)[self.slice]
+        return numbers
+
+    def uniform(self, low: float, high: float) -> Tensor:
+        """float32 (n,), uniform in low..high; new numbers at each call."""
+        numbers = self._generator.uniform(low, high, size=self.size).astype(np.float32)
+        return self.to_device(numbers[self.slice])
 
     def per_image(self, low: int, high: int) -> Tensor:
         """int64 (n,), uniform in low..high, both included; new numbers at each call.
@@ -48,9 +60,9 @@ class Draw:
         """
         (stream,) = self._streams.spawn(1)
         bits = splitmix64(stream.generate_state(1, np.uint64), self.indices)
-        return self._to_device(low + (bits % np.uint64(high - low + 1)).astype(np.int64))
+        return self.to_device(low + (bits % np.uint64(high - low + 1)).astype(np.int64))
 
-    def _to_device(self, numbers: np.ndarray) -> Tensor:
+    def to_device(self, numbers: np.ndarray) -> Tensor:
         return torch.from_numpy(numbers).to(self.device, non_blocking=True)
 
 
@@ -71,8 +83,14 @@ def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 class Augment(ABC):
-    """A random change to a batch of images. It keeps no state between calls: a background thread may make the calls,
-    and any batch may be asked for again."""
+    """A random change to a batch of images. It keeps no state between calls, and any batch may be asked for again.
+
+    Attributes:
+        thread_safe: whether a background thread may call it while the network trains. False if it changes the global
+            random state.
+    """
+
+    thread_safe: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:

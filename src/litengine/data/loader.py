@@ -11,6 +11,7 @@ from torch import Tensor
 from .augment import Augment, Draw
 from .sources.shards import Shards
 
+ORDER = 0x0DE2  # tags the random stream of the order, which differs from that of the augmentation
 Batch = tuple[Tensor, Tensor]
 Position = tuple[int, int]
 
@@ -32,6 +33,8 @@ class BatchLoader:
         batch_size: images a step, over all processes together.
         indices: int64, the images to use (a split); all by default.
         shuffle: a new order every epoch; else the order of `indices`.
+        probabilities: float (n,), sum 1: with `shuffle`, an epoch draws as many images as there are, with replacement,
+            each image with its probability; by default it takes every image once.
         augment: random changes, one after the other.
         seed: of order and augmentation.
         device: where the batches are wanted.
@@ -50,6 +53,7 @@ class BatchLoader:
         *,
         indices: np.ndarray | None = None,
         shuffle: bool = False,
+        probabilities: np.ndarray | None = None,
         augment: Sequence[Augment] = (),
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -63,6 +67,7 @@ class BatchLoader:
         self.batch_size = batch_size
         self.indices = np.arange(len(labels)) if indices is None else indices
         self.shuffle = shuffle
+        self.probabilities = probabilities
         self.augment = augment
         self.seed = seed
         self.device = torch.device(device)
@@ -72,7 +77,14 @@ class BatchLoader:
         self.prefetch = prefetch
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
+        full, rest = divmod(len(self.indices), self.batch_size)
+        # BatchNorm cannot train on one image: if that would be the last batch, it joins the batch before
+        return full + (rest > 1 or (rest == 1 and not (full and self.shuffle)))
+
+    def size(self, number: int) -> int:
+        """Images in batch `number` of an epoch, over all processes together."""
+        start = number * self.batch_size
+        return len(self.indices) - start if number == len(self) - 1 else self.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: `position` is asked at the first batch, not when the Trainer makes the iterator, which on a
@@ -98,7 +110,9 @@ class BatchLoader:
         """int64: the indices of all images in the order of this epoch."""
         if not self.shuffle:
             return self.indices
-        generator = np.random.default_rng((self.seed, epoch))
+        generator = np.random.default_rng((ORDER, self.seed, epoch))
+        if self.probabilities is not None:
+            return generator.choice(self.indices, len(self.indices), p=self.probabilities)
         if isinstance(self.images, Shards):
             return self.images.order(self.indices, generator, self.batch_size)
         return generator.permutation(self.indices)
@@ -120,17 +134,21 @@ class BatchLoader:
         return images, labels
 
     def is_repeated(self, number: int) -> bool:
-        """Whether batch `number` has fewer images than there are processes, so that all train on all of them."""
-        size = min(self.batch_size, len(self.indices) - number * self.batch_size)
-        return self.shuffle and size < self.world_size
+        """Whether all processes train on all images of batch `number`, because it is too small to be divided."""
+        return self._is_small(self.size(number))
+
+    def _is_small(self, size: int) -> bool:
+        # no network can be trained on no image, and BatchNorm not on one of an incomplete batch
+        return self.shuffle and (size < self.world_size or size < min(2 * self.world_size, self.batch_size))
 
     def _whole(self, order: np.ndarray, number: int) -> np.ndarray:
-        return order[number * self.batch_size : (number + 1) * self.batch_size]
+        start = number * self.batch_size
+        return order[start : start + self.size(number)]
 
     def _slice(self, size: int) -> slice:
-        """Which images of a global batch of this size are this process's. Where there are fewer than processes, all
-        train on all of them: no network can be trained on none, and the mean of their gradients is the same."""
-        if self.shuffle and size < self.world_size:
+        """This process's images of a global batch of this size: its share, or all images of a batch that is too small.
+        The mean of the gradients of all processes is the same."""
+        if self._is_small(size):
             return slice(0, size)
         return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 

@@ -48,3 +48,12 @@ def stratified_fold(
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     kept, held_out = next(part for index, part in enumerate(parts) if index == fold)
     return kept, held_out
+
+
+def evenly_mixed(labels: np.ndarray) -> np.ndarray:
+    """An order, int64 (n,), in which every beginning holds the classes in about the shares that they have of all."""
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return np.argsort(place, kind="stable")

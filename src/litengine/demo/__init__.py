@@ -1,7 +1,7 @@
 """The verb `demo`: a web page that classifies images with a checkpoint.
 
-Everything stays on this machine: the page loads nothing from elsewhere, the server asks nobody, and what was uploaded
-is gone after minutes, and with the server.
+Everything stays on this machine: the page loads nothing from elsewhere, the server sends nothing to others, and uploads
+are deleted after minutes, and when the server ends.
 """
 
 import os
@@ -15,8 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from litengine.demo.examples import save_examples
-from litengine.demo.page import CSS, describe, make_page
+from litengine.demo.page import CSS, describe, make_page, save_examples
 from litengine.demo.server import find_port, is_seen_by_others, launch
 
 
@@ -24,39 +23,43 @@ def demo(
     ckpt_path: str,
     host: str = "127.0.0.1",
     port: int | None = None,
-    trust: list[str] = [],  # noqa: B006 (only read)
+    images: list[str] = [],  # noqa: B006 (only read)
+    trust: list[str] = [],  # noqa: B006
 ) -> None:
     """Open a web page that classifies images.
 
-    It shows the classes of an image that is dropped or pasted there, the image as the network sees it, and what in it
-    speaks for its class. It is there until Ctrl-C.
+    It shows the classes of an image that is dropped or pasted there, the image as the network sees it, and the pixels
+    that speak for its class. It ends with Ctrl-C.
 
     Args:
         ckpt_path: The checkpoint of a fit, such as best.ckpt.
         host: Address to listen at. With 127.0.0.1 only this machine sees the page, with 0.0.0.0 all of its network.
-        port: Port to listen at; by default 7860, or where that is in use the next that is free.
+        port: Port to listen at; by default the first free one from 7860 on.
+        images: Image files, folders and globs, ten of which the page offers to try.
         trust: Packages that the checkpoint may name too.
 
     Raises:
-        ValueError, OSError: where Gradio is missing, the address cannot be listened at, or the checkpoint not be used.
+        ValueError, OSError: if Gradio is missing, or address, checkpoint or images cannot be used.
     """
     if find_spec("gradio") is None:
-        raise ValueError('demo needs Gradio, which is not installed: pip install "litcnn[demo]"')
+        raise ValueError('demo needs Gradio, which is not installed: pip install -e ".[demo]"')
     port = find_port(host, port)
 
-    from litengine.files import relative
+    from litengine.data.sources.find import find_images
+    from litengine.files import relative, visible
     from litengine.inference.predictor import load
-    from litengine.inference.safe_config import read_trusted
+    from litengine.training.run_directory import run_dir_of
 
+    paths = find_images(images) if images else []
     predictor = load(ckpt_path, trust=trust)
-    config = read_trusted(ckpt_path, trust)["config"]
     with _stopped_by_signals(), TemporaryDirectory(prefix="litcnn-demo-") as directory:
         folder = Path(directory).resolve()
-        _settle_gradio(folder, host)
-        examples = save_examples(config["data"]["source"], folder)
-        page = make_page(predictor, config.get("name") or relative(ckpt_path), examples, folder)
+        _set_environment(folder, host)
+        run = run_dir_of(ckpt_path)
+        name = visible(run.parent.name if run else relative(ckpt_path))
+        page = make_page(predictor, name, save_examples(predictor, paths, folder), folder)
         try:
-            address = launch(page, CSS, host, port)
+            address = launch(page, CSS, host, port, folder)
             print(f"{describe(predictor)}\n{address} (Ctrl-C stops it)", flush=True)
             if is_seen_by_others(host):
                 print("warning: everyone who reaches this machine over the network can use the page", flush=True)
@@ -66,18 +69,18 @@ def demo(
             page.close(verbose=False)
 
 
-def _settle_gradio(folder: Path, host: str) -> None:
-    """What Gradio takes from the environment, some of it when it is imported."""
+def _set_environment(folder: Path, host: str) -> None:
+    """Sets what Gradio reads from the environment, some of it when it is imported."""
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # it looks whether its own page is there, and a proxy would not find it
+    # Gradio requests its own page once, which a proxy would not find
     direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", host]
     os.environ["no_proxy"] = ",".join(filter(None, direct))
 
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the program as Ctrl-C does, so that what was uploaded is removed."""
+    """SIGTERM and a closed terminal end the program as Ctrl-C does, so that uploads are deleted."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)

@@ -4,14 +4,17 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from litengine.files import visible
+
 if TYPE_CHECKING:
     import gradio
 
     from litengine.inference.predictor import Predictor
 
 CLASSES = 10  # shown at most
+EXAMPLES = "examples"  # folder of example images
 SIZE = 320  # pixels, of the pictures: a whole multiple of the image size below it
-FORGET = (30, 120)  # every so many seconds, files older than so many seconds
+FORGET = (30, 120)  # seconds between deletions, seconds that a file is kept
 CSS = """
 .litcnn-head p {margin-top: 0}
 .litcnn-upload .image-frame img {width: 100%; height: 100%; object-fit: contain}
@@ -29,7 +32,7 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
     """The page, not yet served.
 
     Args:
-        predictor: what classifies.
+        predictor: the classifier.
         name: the title.
         examples: image files to try, in `folder`.
         folder: where Gradio keeps uploads: only files in it are classified.
@@ -47,26 +50,26 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
         if upload is None:
             return None, None, None
         path = Path(upload["path"]).resolve()
-        if not path.is_relative_to(folder):  # a request that was not made by the page may name any file
+        if not path.is_relative_to(folder):  # only the page names uploads; another request may name any file
             raise gr.Error("This image was not uploaded here.", print_exception=False)
         try:
             image = predictor.prepare(path)
         except (ValueError, OSError) as error:
-            said = str(error).replace(str(path), path.name)
-            raise gr.Error(said, duration=None, print_exception=False) from error
+            said = visible(str(error).replace(str(path), path.name))
+            raise gr.Error(escape(said), duration=None, print_exception=False) from error
         prediction = predictor.predict(image)
         heat = torch.from_numpy(saliency(predictor.classifier, image))
         heat = interpolate(heat[None, None], scale_factor=zoom, mode="bilinear")[0, 0]
         large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (3, size, size) -> (3, zoom * size, zoom * size)
         return (
-            dict(prediction.top(CLASSES)),
+            {visible(label): confidence for label, confidence in prediction.top(CLASSES)},
             np.moveaxis(large, 0, 2),
-            gr.update(value=overlay(large, heat.numpy()), label=f"Speaks for {prediction.label}"),
+            gr.update(value=overlay(large, heat.numpy()), label=f"Speaks for {visible(prediction.label)}"),
         )
 
     page: gradio.Blocks
     with gr.Blocks(title=f"{name} · LitCNN", analytics_enabled=False, delete_cache=FORGET) as page:
-        gr.Markdown(f"<h1>{escape(name)}</h1><p>{escape(describe(predictor))}</p>", elem_classes="litcnn-head")
+        gr.HTML(f"<h1>{escape(name)}</h1><p>{escape(describe(predictor))}</p>", elem_classes="litcnn-head")
         with gr.Row():
             with gr.Column(min_width=300):
                 image = gr.Image(
@@ -77,14 +80,14 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
                     elem_classes="litcnn-upload",
                 )
                 if examples:
-                    gr.Examples(examples, image, label="Test images", api_visibility="private", cache_examples=False)
+                    gr.Examples(examples, image, label="Examples", api_visibility="private", cache_examples=False)
             with gr.Column(min_width=300):
                 classes = gr.Label(label="Classes", elem_classes="litcnn-classes")
                 with gr.Row():
                     look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": [], "min_width": 140}
                     seen = gr.Image(label="What it sees", elem_classes="litcnn-picture", **look)
                     speaks = gr.Image(label="Speaks for it", elem_classes="litcnn-picture", **look)
-        # preprocess=False: Gradio would open the file, and may decode it, before it is known to be no bomb
+        # preprocess=False: Gradio would decode the file before its size is checked
         answer = image.change(
             classify, image, [classes, seen, speaks], preprocess=False, concurrency_limit=1, api_visibility="private"
         )
@@ -92,11 +95,28 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
     return page
 
 
+def save_examples(predictor: "Predictor", paths: list[str], folder: Path) -> list[str]:
+    """Writes at most ten images, as the network sees them, as PNG below `folder`; returns their paths.
+
+    Raises:
+        ValueError, OSError: for a file that is no image.
+    """
+    import numpy as np
+    from PIL import Image
+
+    (folder / EXAMPLES).mkdir()
+    chosen = np.linspace(0, len(paths) - 1, min(len(paths), CLASSES)).round().astype(int)  # folders are often sorted
+    targets = [str(folder / EXAMPLES / f"{place}.png") for place in chosen]
+    for place, target in zip(chosen, targets, strict=True):
+        Image.fromarray(np.moveaxis(predictor.prepare(paths[place]), 0, 2)).save(target)  # (3, H, W) -> (H, W, 3)
+    return targets
+
+
 def describe(predictor: "Predictor") -> str:
-    """What the model is, in a line."""
+    """Network, image size and classes in a line."""
     network, size, names = predictor.classifier.network, predictor.image_size, predictor.class_names
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    listed = ", ".join([*names[:CLASSES], "…"] if len(names) > CLASSES else names)
+    listed = visible(", ".join([*names[:CLASSES], "…"] if len(names) > CLASSES else names))
     return (
         f"{type(network).__name__}, {parameters:,} parameters · {size}x{size} pixels · {len(names)} classes: {listed}"
     )

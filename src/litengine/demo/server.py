@@ -1,10 +1,15 @@
-"""The server: where it listens, and what it lets through."""
+"""The server: the address it listens at, and the requests it refuses."""
 
 import json
 import os
 import socket
+from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from litengine.demo.page import EXAMPLES
 
 if TYPE_CHECKING:
     import gradio
@@ -12,7 +17,8 @@ if TYPE_CHECKING:
 
 PORTS = range(7860, 7960)
 MAX_UPLOAD = 10 * 2**20  # bytes
-MAX_REQUEST = 2**16  # bytes, of what is not an upload
+MAX_UPLOADS = 10 * MAX_UPLOAD  # of all files together
+MAX_REQUEST = 2**16  # bytes, of other requests
 POLICY = "default-src 'self' 'unsafe-inline' data: blob:; base-uri 'self'; form-action 'self'"
 
 
@@ -20,7 +26,7 @@ def find_port(host: str, port: int | None) -> int:
     """The port that was asked for, or else the first free one of 7860 to 7959.
 
     Raises:
-        ValueError: where nothing can listen there, with the reason.
+        ValueError: if nothing can listen there, with the reason.
     """
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"port is {port}: 1 to 65535 are allowed")
@@ -46,8 +52,8 @@ def is_seen_by_others(host: str) -> bool:
     return not all(ip_address(address).is_loopback for address in addresses)
 
 
-def launch(page: "gradio.Blocks", css: str, host: str, port: int) -> str:
-    """Serves the page, in a thread of its own, until it is closed; returns its address."""
+def launch(page: "gradio.Blocks", css: str, host: str, port: int, folder: Path) -> str:
+    """Serves the page, in a thread of its own, until it is closed; returns its address. Uploads lie in `folder`."""
     import gradio as gr
     from starlette.middleware import Middleware
 
@@ -66,61 +72,117 @@ def launch(page: "gradio.Blocks", css: str, host: str, port: int) -> str:
         mcp_server=False,
         pwa=False,
         max_file_size=MAX_UPLOAD,
-        app_kwargs={"middleware": [Middleware(Gate)]},
+        app_kwargs={"middleware": [Middleware(Gate, names_of(host), folder)]},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=css,
     )
     return address
 
 
-class Gate:
-    """ASGI middleware that refuses what Gradio would take, but this page has no use for: large requests, and addresses
-    for the server to download from. It also forbids the browser to load anything from elsewhere."""
+def names_of(host: str) -> set[str]:
+    """Names under which browsers reach the page; "*" stands for all IP addresses.
 
-    def __init__(self, app: "ASGIApp") -> None:
+    Other names are refused: a web site could let its own name lead to this machine (DNS rebinding), and its scripts
+    could then use the page.
+    """
+    local = {host.lower(), "localhost", "127.0.0.1", "::1"}
+    if ip_address(socket.getaddrinfo(host, None)[0][4][0]).is_unspecified:
+        return local | {socket.gethostname().lower(), socket.getfqdn().lower(), "*"}
+    return local
+
+
+class Gate:
+    """ASGI middleware that refuses requests that this page does not make, though Gradio would serve them.
+
+    Those are: requests under another name or from another web site, large ones, and addresses for the server to
+    download from. It forbids the browser to load anything from elsewhere, and deletes the oldest uploads when all
+    together become too large.
+    """
+
+    def __init__(self, app: "ASGIApp", names: set[str], folder: Path) -> None:
         self.app = app
+        self.names = names
+        self.folder = folder
+        self.coming = 0  # bytes of uploads that are being received
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":  # Gradio does without
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        refusal, receive = await _judge(scope, receive)
 
+    async def _serve(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         async def send_with_policy(message: "Message") -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
             await send(message)
 
-        if refusal:
-            await send_with_policy({"type": "http.response.start", "status": refusal})
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        is_upload = scope["path"].endswith("/upload")
+        length = headers.get(b"content-length", "0")
+        size = int(length) if length.isdecimal() else MAX_UPLOADS
+        refusal = 0
+        if not self._is_from_here(headers):
+            refusal = 403
+        elif b"transfer-encoding" in headers:  # of unknown length
+            refusal = 411
+        elif size > MAX_REQUEST + (MAX_UPLOAD if is_upload else 0):
+            refusal = 413
+        elif is_upload and not self._make_room(size):
+            refusal = 503
+        elif scope["method"] == "POST" and not is_upload:
+            body = await _body(receive)
+            receive = _again(body, receive)
+            refusal = 403 if _names_a_remote_file(body) else 0
+        if refusal or "://" in scope["path"]:
+            await send_with_policy({"type": "http.response.start", "status": refusal or 403})
             await send_with_policy({"type": "http.response.body"})
-        else:
+            return
+        self.coming += size if is_upload else 0
+        try:
             await self.app(scope, receive, send_with_policy)
+        finally:
+            self.coming -= size if is_upload else 0
+
+    def _is_from_here(self, headers: dict[bytes, str]) -> bool:
+        """Whether the request names this server, and was made by its own page or by no web site at all."""
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        with suppress(ValueError):
+            name = urlsplit(f"//{host}").hostname or ""
+            known = name in self.names or ("*" in self.names and ip_address(name) is not None)
+            return known and (origin is None or urlsplit(origin).netloc == host)
+        return False
+
+    def _make_room(self, size: int) -> bool:
+        """Deletes the oldest uploads until another of `size` bytes fits."""
+        files = [file for file in self.folder.rglob("*") if file.is_file() and file.parent.name != EXAMPLES]
+        files.sort(key=lambda file: file.stat().st_mtime)
+        used = sum(file.stat().st_size for file in files) + self.coming
+        while files and used + size > MAX_UPLOADS:
+            used -= files[0].stat().st_size
+            files.pop(0).unlink()
+        return used + size <= MAX_UPLOADS
 
 
-async def _judge(scope: "Scope", receive: "Receive") -> "tuple[int, Receive]":
-    """The status with which a request is refused, or 0; and where its body is read from, if it is not."""
-    headers = dict(scope["headers"])
-    an_upload = scope["path"].endswith("/upload")
-    if "://" in scope["path"]:
-        return 403, receive
-    if b"transfer-encoding" in headers:  # its length is not known
-        return 411, receive
-    if int(headers.get(b"content-length", 0)) > MAX_REQUEST + (MAX_UPLOAD if an_upload else 0):
-        return 413, receive
-    if an_upload or scope["method"] != "POST":
-        return 0, receive
+async def _body(receive: "Receive") -> bytes:
     body, more = b"", True
     while more:
         message = await receive()
         body += message.get("body", b"")
         more = message.get("more_body", False)
-    again: list[Message] = [{"type": "http.request", "body": body}]
+    return body
+
+
+def _again(body: bytes, receive: "Receive") -> "Receive":
+    """A `receive` that returns the body once more."""
+    messages: list[Message] = [{"type": "http.request", "body": body}]
 
     async def receive_again() -> "Message":
-        return again.pop() if again else await receive()
+        return messages.pop() if messages else await receive()
 
-    return (403 if _names_a_remote_file(body) else 0), receive_again
+    return receive_again
 
 
 def _names_a_remote_file(body: bytes) -> bool:
@@ -132,4 +194,4 @@ def _names_a_remote_file(body: bytes) -> bool:
     try:
         return search(json.loads(body))
     except (ValueError, RecursionError):
-        return False  # which Gradio cannot read either
+        return False  # Gradio cannot read it either

@@ -1,4 +1,4 @@
-"""The verb `export`: a checkpoint as a file that runs without this project, or without torch."""
+"""The verb `export`: writes a checkpoint as a file that runs without this project, or without torch."""
 
 import os
 import tempfile
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from litengine.inference.predictor import Predictor
 
-BATCH = 64
+BATCH, COMPARED = 64, 200  # images
 
 
 class Format(NamedTuple):
-    """What a file of this format is called, needs to be written, and is used by."""
+    """File suffix, packages that it needs, and the code that uses the file."""
 
     suffix: str
     packages: tuple[str, ...]
@@ -37,14 +37,6 @@ FORMATS = {
 }
 
 
-class Written(NamedTuple):
-    """The files, the main one first; a word on them; the largest difference of a probability from the checkpoint's."""
-
-    files: list[Path]
-    detail: str
-    difference: float
-
-
 def export(
     ckpt_path: str,
     format: Literal["onnx", "torch", "safetensors"] = "onnx",
@@ -55,32 +47,30 @@ def export(
 ) -> Path:
     """Write a checkpoint as ONNX, torch.export or safetensors.
 
-    The file is loaded again and compared with the checkpoint on real images: it is kept only where both give the same
-    probabilities.
+    The file is loaded again and compared with the checkpoint: it is kept only if both give the same probabilities.
 
     Args:
         ckpt_path: The checkpoint, such as best.ckpt.
-        format: onnx, or torch for a .pt2 of torch.export, are the whole way from uint8 images to probabilities, with
-            normalisation and test-time augmentation inside, for batches of any size; safetensors are the bare weights,
-            with the settings as JSON beside them.
+        format: onnx and torch (a .pt2 of torch.export) hold the whole way from uint8 images to probabilities, with
+            normalisation and test-time augmentation, for batches of any size; safetensors holds the bare weights, with
+            the settings as JSON beside them.
         output: The file to write; by default in export/ of the checkpoint's run, or else beside the checkpoint.
-        images: Image files, folders and globs to compare on, of which at most 200 are taken; by default validation
-            images of the checkpoint's own data.
-        tolerance: Largest difference of a probability, 0 to 1. The default is a hundred times what sums in another
-            order make of float32, and a hundredth of what a wrong mean or layer does.
+        images: Image files, folders and globs to compare on, at most 200 of them; by default random patterns.
+        tolerance: Largest difference of a probability, 0 to 1. The default is a hundred times what another order of
+            sums makes of float32, and a hundredth of what a wrong mean or layer does.
         trust: Packages that the checkpoint may name too, those of your own network.
 
     Returns:
         The file.
 
     Raises:
-        ValueError, OSError: where a package is missing, the checkpoint cannot be used, the network cannot be exported,
-            or the file differs or cannot be written. An older file is then as it was.
+        ValueError, OSError: if a package is missing, the checkpoint cannot be used, the network cannot be exported,
+            or the file differs or cannot be written. An older file then stays as it was.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}: {', '.join(FORMATS)} are there")
     if missing := [package for package in FORMATS[format].packages if find_spec(package) is None]:
-        raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install "litcnn[export]"')
+        raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install -e ".[export]"')
     if not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance is {tolerance}: a difference of probabilities is needed, such as 0.0001")
     target = _target(ckpt_path, format, output)
@@ -88,21 +78,19 @@ def export(
     import rich
     from rich.text import Text  # plain: in a path, [bold] is no markup
 
-    from litengine.export.images import real_images
     from litengine.inference.predictor import load
-    from litengine.inference.safe_config import read_trusted
+    from litengine.inference.safe_config import read_for_prediction
     from litengine.terminal import print_line
 
-    content = read_trusted(ckpt_path, trust)
     predictor = load(ckpt_path, "cpu", trust)  # a GPU rounds differently
-    pixels, described = real_images(predictor, content["config"], images)
-    settings = _settings(ckpt_path, content, predictor)
+    pixels, described = _images(predictor, images)
+    settings = _settings(ckpt_path, read_for_prediction(ckpt_path, trust), predictor)
     with rich.get_console().status(Text(f"exporting {settings['checkpoint']} to {format}")):
-        written = _write_checked(predictor, settings, format, target, pixels, tolerance)
-    names = " and ".join(map(relative, written.files))
-    print_line(Text(f"{names}: {sum(file.stat().st_size for file in written.files) / 1e6:,.2f} MB, {written.detail}"))
-    difference = f"{written.difference:.1e} (tolerance {tolerance:g})"
-    print_line(Text(f"largest difference of a probability from the checkpoint's: {difference}, on {described}"))
+        files, detail, difference = _write_checked(predictor, settings, format, target, pixels, tolerance)
+    names = " and ".join(map(relative, files))
+    print_line(Text(f"{names}: {sum(file.stat().st_size for file in files) / 1e6:,.2f} MB, {detail}"))
+    compared = f"{difference:.1e} (tolerance {tolerance:g}), on {described}"
+    print_line(Text(f"largest difference of a probability from the checkpoint's: {compared}"))
     print_line(Text(f"use: {FORMATS[format].use.format(path=relative(target))} (see docs/deploy.md)"))
     return target
 
@@ -130,8 +118,31 @@ def _target(ckpt_path: str, format: str, output: str | None) -> Path:
     return target
 
 
+def _images(predictor: "Predictor", words: list[str]) -> "tuple[Tensor, str]":
+    """uint8 (N, 3, H, W) to compare on, N from 16 to 200, and what they are."""
+    import numpy as np
+    import torch
+
+    size = predictor.image_size
+    if not words:  # patches of all sizes, so that every layer has something to see
+        random = torch.Generator().manual_seed(0)
+        patches = [max(1, size >> power) for power in range(8)]
+        fields = [torch.randint(0, 256, (8, 3, -(-size // p), -(-size // p)), generator=random) for p in patches]
+        enlarged = [f.repeat_interleave(p, 2).repeat_interleave(p, 3) for f, p in zip(fields, patches, strict=True)]
+        patterns = torch.cat([field[:, :, :size, :size] for field in enlarged]).to(torch.uint8)
+        return patterns, f"{len(patterns)} random patterns (--images FILE… for images of yours)"
+
+    from litengine.data.sources.find import find_images
+
+    paths = find_images(words)
+    # evenly spread: files and folders are often sorted by class
+    chosen = [paths[int(place)] for place in np.linspace(0, len(paths) - 1, min(len(paths), COMPARED)).round()]
+    pixels = torch.from_numpy(np.stack([predictor.prepare(path) for path in chosen]))
+    return pixels.repeat(-(-16 // len(pixels)), 1, 1, 1), f"{len(chosen)} images of yours"
+
+
 def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -> dict[str, Any]:
-    """What one may want to know of an exported file, as plain data."""
+    """Plain data about the file and its checkpoint."""
     import torch
 
     normalize = predictor.classifier.normalize
@@ -147,12 +158,12 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "mean": normalize.mean.flatten().tolist(),
         "std": normalize.std.flatten().tolist(),
         "tta": predictor.classifier.tta,
-        "network": content["config"]["model"]["network"],
+        "network": content["network"],
     }
 
 
 def _metrics(content: dict[str, Any], config: Path) -> dict[str, float]:
-    """What the best checkpoint of a run was chosen by, such as val/acc."""
+    """The metric by which the best checkpoint of a run was chosen, such as val/acc."""
     import yaml
 
     monitor = (yaml.safe_load(config.read_text()) or {}).get("checkpoints", {}).get("monitor")
@@ -162,18 +173,19 @@ def _metrics(content: dict[str, Any], config: Path) -> dict[str, float]:
 
 def _write_checked(
     predictor: "Predictor", settings: dict[str, Any], format: str, target: Path, images: "Tensor", tolerance: float
-) -> Written:
-    """Writes the file, reads it again and compares what it says of `images`, uint8 (N, 3, H, W); only then does it get
-    its place."""
+) -> tuple[list[Path], str, float]:
+    """Writes the file, reads it again, compares its probabilities of `images`, uint8 (N, 3, H, W), with the
+    checkpoint's, and only then puts it in place.
+
+    Returns the files, the main one first; a detail of the format; the largest difference.
+    """
     import torch
 
     from litengine.export import formats
 
-    while len(images) < 16:
-        images = torch.cat([images, images])
     batches = [images[:1], images[1:8], *torch.split(images[8:], BATCH)]  # of several sizes: any must do
     expected = torch.cat([predictor.probabilities(batch) for batch in batches])
-    # on the same disk, so that what follows is a renaming; export/ is made only for a file that is good
+    # on the same disk, so that the last step is a rename; export/ is made only for a good file
     beside = target.parent if target.parent.is_dir() else target.parent.parent
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=beside) as folder:
@@ -189,8 +201,7 @@ def _write_checked(
             if not difference <= tolerance:  # or it is NaN
                 raise ValueError(
                     f"the export differs from the checkpoint by {difference:.2g} in a probability, more than the "
-                    f"tolerance of {tolerance:g}; nothing was written. Try another --format, or allow a larger "
-                    "--tolerance"
+                    f"tolerance of {tolerance:g}; nothing was written. Try another --format or a larger --tolerance"
                 )
             target.parent.mkdir(exist_ok=True)
             parts = sorted(Path(folder).iterdir(), key=lambda part: (part != file, part.name))
@@ -198,4 +209,4 @@ def _write_checked(
                 part.replace(target.parent / part.name)
     except OSError as error:
         raise OSError(f"cannot write {relative(target)}: {error.strerror or error}") from error
-    return Written([target.parent / part.name for part in parts], detail, difference)
+    return [target.parent / part.name for part in parts], detail, difference

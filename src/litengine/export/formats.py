@@ -1,4 +1,4 @@
-"""How a classifier is written in each format, and run from the file as its users would."""
+"""Each format: how a classifier is written, and how its users run the file."""
 
 import copy
 import io
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from litengine.inference.predictor import Classifier, build_network
+from litengine.inference.predictor import Classifier
+from litengine.network import build_network
 
 Settings = dict[str, Any]
 Run = Callable[[Tensor], Tensor]  # uint8 images (N, 3, H, W) to float32 probabilities (N, classes)
@@ -29,13 +30,13 @@ GRAPH = (
 
 
 def write(format: str, classifier: Classifier, settings: Settings, path: Path) -> str:
-    """Writes a classifier, which is on the CPU and in evaluation mode, and says a word on the file.
+    """Writes a classifier, which is on the CPU and in evaluation mode, and returns a detail such as the opset.
 
-    What makes it fast on one machine stays here: it is written uncompiled, and its weights laid out as usual.
+    It is written uncompiled, with weights in contiguous memory layout.
 
     Raises:
-        ValueError: where the network cannot be written so: why, where in its code, and what to try.
-        OSError: where the disk does not take it.
+        ValueError: if the network cannot be exported: why, where in its code, and what to try.
+        OSError: if the file cannot be written.
     """
     classifier.normalize.channels_last = False
     network = copy.deepcopy(classifier.network)  # a copy is not compiled
@@ -59,7 +60,7 @@ def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
     """Probabilities, float32 (N, classes), from the file at `path` alone, of uint8 images (n, 3, H, W) batch by batch.
 
     Raises:
-        ValueError: where it cannot be loaded or does not run.
+        ValueError: if it cannot be loaded or does not run.
     """
     loaders = {"onnx": _load_onnx, "torch": _load_torch, "safetensors": _load_safetensors}
     try:
@@ -83,7 +84,7 @@ def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
     )
     assert program is not None
     program.model.metadata_props.update(_as_text(settings))
-    program.save(path)  # one file, and beside it one with the weights from 1.5 GB on: ONNX cannot hold more
+    program.save(path)  # from 1.5 GB on a second file holds the weights: the limit of ONNX
     return f"opset {program.model.opset_imports['']}"
 
 
@@ -99,7 +100,7 @@ def _load_onnx(path: Path) -> Run:
 
 
 def _write_torch(classifier: Classifier, settings: Settings, path: Path) -> str:
-    buffer = io.BytesIO()  # on a full disk Python says what is wrong, torch does not
+    buffer = io.BytesIO()  # on a full disk Python names the reason, torch does not
     torch.export.save(_trace(classifier), buffer, extra_files={"litcnn.json": json.dumps(settings)})
     path.write_bytes(buffer.getbuffer())
     return f"torch {torch.__version__}"
@@ -167,8 +168,7 @@ def _trace(classifier: Classifier) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' talk back: graphs printed where they fail, hints for their developers. What it is about
-    comes to light when the file is compared, or is in the exception."""
+    """Silences the exporters, which print graphs and hints for their developers. The exception has the reason."""
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception, network: nn.Module | None = None) -> str:
-    """The line of a page-long message that says what is wrong, and the line of the network's own code behind it."""
+    """The line of a long message that names the problem, and the line of the network's own code that caused it."""
     causes = [error]
     while isinstance(cause := causes[-1].__cause__, Exception):
         causes.append(cause)

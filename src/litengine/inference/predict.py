@@ -1,21 +1,22 @@
-"""The verb `predict`: the classes of image files, as a table on the screen and in a file."""
+"""The verb `predict`: classes of image files, as a table on the screen and in a file."""
 
 import csv
 import io
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+from litengine.files import csv_cell, relative, visible, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from litengine.inference.predictor import Predictor
 
-Row = dict[str, Any]
 SHOWN = 20  # rows on the screen
 
 
@@ -29,8 +30,7 @@ def predict(
 ) -> None:
     """Tell the classes of image files and folders.
 
-    Images are prepared as validation prepared them. One that cannot be read has the reason in its row, and stops
-    nothing.
+    Images are prepared as for validation. The row of an image that cannot be read holds the reason.
 
     Args:
         ckpt_path: The checkpoint of a fit, such as best.ckpt.
@@ -41,25 +41,27 @@ def predict(
         trust: Packages that the checkpoint may name too.
 
     Raises:
-        ValueError, OSError: for what is wrong with the options, the images, the output or the checkpoint, before
-            anything is classified; at the end where not one image could be read.
+        ValueError, OSError: for wrong options, images, output or checkpoint, before anything is classified; at the end
+            if not one image could be read.
     """
     for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
         if value < 1:
             raise ValueError(f"{name} is {value}: 1 or more is needed")
-    with _written_whole(Path(output)) if output else nullcontext() as file:
-        from litengine.data.sources.find import find_images  # torch comes with it: slow
-        from litengine.inference.predictor import load
+    if output:
+        _check_output(Path(output))
 
-        paths = find_images(images)
-        predictor = load(ckpt_path, trust=trust)
-        rows = list(_classify(predictor, paths, min(top_k, len(predictor.class_names)), batch_size))
-        if output and file:
-            file.write(FORMATS[Path(output).suffix.lower()](rows))
-    _tell(rows, output)
+    from litengine.data.sources.find import find_images  # imports torch: slow
+    from litengine.inference.predictor import load
+
+    paths = find_images(images)
+    predictor = load(ckpt_path, trust=trust)
+    rows = list(_classify(predictor, paths, min(top_k, len(predictor.class_names)), batch_size))
+    if output:
+        write_whole(Path(output), FORMATS[Path(output).suffix.lower()](rows))
+    _show(rows, output)
 
 
-def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: int) -> Iterator[Row]:
+def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: int) -> Iterator[dict[str, Any]]:
     import torch
 
     from litengine.data.sources.decode import decode_batches
@@ -70,8 +72,8 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
         progress_bar("Classifying", len(paths)) as advance,
         closing(decode_batches(paths, predictor.image_size, batch_size)) as batches,
     ):
-        for first, (images, failures) in zip(range(0, len(paths), batch_size), batches, strict=True):
-            reasons = {index: reason for index, reason, _ in failures}
+        for first, (images, problems) in zip(range(0, len(paths), batch_size), batches, strict=True):
+            reasons = dict(enumerate(problems, start=first))
             probabilities = predictor.probabilities(torch.from_numpy(images)).numpy()  # (N, classes)
             for index, numbers in enumerate(probabilities, start=first):
                 best = Prediction(numbers, predictor.class_names).top(top_k)
@@ -79,24 +81,19 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
             advance(len(images))
 
 
-def _row(path: str, best: list[tuple[str, float]], error: str | None) -> Row:
-    """path, prediction, confidence, prediction_2, confidence_2, …, error; None for what there is not."""
-    # a name need not be valid UTF-8, but what is printed and written must
-    row: Row = {"path": os.fsencode(path).decode("utf-8", "backslashreplace")}
+def _row(path: str, best: list[tuple[str, float]], error: str | None) -> dict[str, Any]:
+    """path, prediction, confidence, prediction_2, confidence_2, …, error; None for an absent value."""
+    row: dict[str, Any] = {"path": visible(path)}
     for rank, (name, confidence) in enumerate(best, start=1):
         number = f"_{rank}" if rank > 1 else ""
-        row[f"prediction{number}"] = None if error else name
+        row[f"prediction{number}"] = None if error else visible(name)
         row[f"confidence{number}"] = None if error else round(confidence, 6)
-    return {**row, "error": error}
+    return {**row, "error": error and visible(error)}
 
 
-# On the screen
-
-
-def _tell(rows: list[Row], output: str | None) -> None:
+def _show(rows: list[dict[str, Any]], output: str | None) -> None:
     from rich.text import Text  # plain: in a file's name, [bold] is no markup
 
-    from litengine.files import relative
     from litengine.terminal import print_line
 
     print_line(_table(rows[:SHOWN]))
@@ -112,7 +109,7 @@ def _tell(rows: list[Row], output: str | None) -> None:
         print_line(Text(f"{len(failed):,} of {len(rows):,} images could not be read: {first}"))
 
 
-def _table(rows: list[Row]) -> "Table":
+def _table(rows: list[dict[str, Any]]) -> "Table":
     import rich
     from rich.table import Table
     from rich.text import Text
@@ -131,50 +128,38 @@ def _table(rows: list[Row]) -> "Table":
         others = [f"{row[f'prediction{number}']} {row[f'confidence{number}']:.2%}" for number in ranks[1:]]
         table.add_row(*map(Text, (row["path"], row["prediction"], f"{row['confidence']:.2%}", *others)))
     console = rich.get_console()
-    if not console.is_terminal:  # in a file or a pipe there is no edge to fold at
+    if not console.is_terminal:  # a file or a pipe has no edge to fold at
         table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     return table
 
 
-# In a file
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into, which has its name only once all is in it. Opened before the work, so that what prevents
-    it is said then."""
+def _check_output(path: Path) -> None:
+    """Raises ValueError or OSError if the file cannot be written, before the work begins."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"output is {path}: a name that ends with {', '.join(FORMATS)} is needed")
     if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
-        raise ValueError(f'{path} needs pyarrow: pip install "litcnn[parquet]", or choose .csv or .json')
+        raise ValueError(f'{path} needs pyarrow: pip install -e ".[parquet]", or choose .csv or .json')
     if path.is_dir():
         raise ValueError(f"output is {path}, which is a folder: name a file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        file = temporary.open("wb")
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not path.parent.is_dir():
+        raise OSError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"cannot write {path}: the folder {path.parent} is read-only")
 
 
-def _csv(rows: list[Row]) -> bytes:
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue().encode()
 
 
-def _json(rows: list[Row]) -> bytes:
+def _json(rows: list[dict[str, Any]]) -> bytes:
     return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
 
 
-def _parquet(rows: list[Row]) -> bytes:
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
@@ -184,4 +169,4 @@ def _parquet(rows: list[Row]) -> bytes:
     return buffer.getvalue()
 
 
-FORMATS: dict[str, Callable[[list[Row]], bytes]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}
+FORMATS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}

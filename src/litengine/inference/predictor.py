@@ -1,28 +1,28 @@
-"""A checkpoint as a classifier of images: from Python, and for every verb that comes after training."""
+"""A checkpoint as a classifier of images: for Python programs and the verbs predict, export and demo."""
 
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
 from litengine import __version__
 from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
-from litengine.inference.safe_config import read_trusted
+from litengine.inference.safe_config import read_for_prediction
+from litengine.network import build_network
 from litengine.normalize import Normalize
 from litengine.views import TTA, average
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
-    """What a classifier says of one image.
+    """The probabilities of one image.
 
     Attributes:
         probabilities: float32 (classes,), sum 1.
@@ -43,7 +43,7 @@ class Prediction:
         return self.top(1)[0][1]
 
     def top(self, count: int) -> list[tuple[str, float]]:
-        """The `count` most probable classes (all, where there are fewer) with their probabilities, best first."""
+        """The `count` most probable classes (all, if there are fewer) with their probabilities, best first."""
         best = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.class_names[label], float(self.probabilities[label])) for label in best]
 
@@ -54,19 +54,28 @@ class Prediction:
 class Classifier(nn.Module):
     """What prediction needs of a trained model: normalisation, network, and the average over views.
 
+    Args:
+        network: maps float images (N, C, H, W) to logits (N, classes).
+        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta and channels_last.
+
     Attributes:
         class_names: by label.
         image_shape: (C, H, W) of the images that it was trained on.
+
+    Raises:
+        KeyError, TypeError, ValueError: for facts that are missing or no such facts.
     """
 
-    def __init__(self, network: nn.Module, data: Mapping[str, Any]) -> None:
+    def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.normalize = Normalize(data["channels_last"])
-        self.normalize.set(data["mean"], data["std"])
+        self.class_names = _all(str, facts["class_names"])
+        self.image_shape = tuple(_all(int, facts["image_shape"]))
+        self.tta: TTA = facts["tta"]
+        if self.tta not in get_args(TTA):
+            raise ValueError(f"its tta is {self.tta!r}: {', '.join(get_args(TTA))} are known")
+        self.normalize = Normalize(bool(facts["channels_last"]))
+        self.normalize.set(_all(float | int, facts["mean"]), _all(float | int, facts["std"]))
         self.network = network
-        self.tta: TTA = data["tta"]
-        self.class_names: list[str] = list(data["class_names"])
-        self.image_shape = tuple(data["image_shape"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1, without test-time augmentation."""
@@ -86,7 +95,7 @@ class Predictor:
 
     Attributes:
         classifier: normalisation and network.
-        device: where it is.
+        device: the device it is on.
         image_size: height and width of the network's images, in pixels.
 
     Raises:
@@ -97,8 +106,8 @@ class Predictor:
         shape = classifier.image_shape
         if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
             raise ValueError(
-                f"the network was trained on images of shape {list(shape)}: only square ones with three channels can "
-                "be made from files"
+                f"the network was trained on images of shape {list(shape)}, but files become square images with three "
+                "channels"
             )
         self.image_size = shape[1]
         self.device = torch.device(device)
@@ -116,7 +125,7 @@ class Predictor:
     @overload
     def predict(self, images: Any, batch_size: int = ...) -> Any: ...
     def predict(self, images: Any, batch_size: int = 128) -> Prediction | list[Prediction]:
-        """What each image shows.
+        """The prediction for each image.
 
         Args:
             images: one image or several. One is a path, a PIL image, or an array or tensor (H, W), (H, W, C) or
@@ -125,10 +134,10 @@ class Predictor:
             batch_size: images at once through the network.
 
         Returns:
-            A Prediction for one, a list of them for several.
+            A Prediction for one image, a list of them for several.
 
         Raises:
-            FileNotFoundError, ValueError: for what is no image, naming it.
+            FileNotFoundError, ValueError: for anything that is no image; the message names it.
         """
         if isinstance(images, str | Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
             return self._predict([self.prepare(images)])[0]
@@ -140,10 +149,14 @@ class Predictor:
         return predictions
 
     def prepare(self, image: Any, name: str = "the image") -> NDArray[np.uint8]:
-        """One image, as `predict` takes it, as the network sees it: uint8 (3, image_size, image_size).
+        """The pixels that the network sees of one image: uint8 (3, image_size, image_size).
+
+        Args:
+            image: as `predict` takes it.
+            name: names the image in an error, if it is no path.
 
         Raises:
-            FileNotFoundError, ValueError: for what is no image, naming its path, or it by `name`.
+            FileNotFoundError, ValueError: if it is no image.
         """
         if isinstance(image, str | os.PathLike):
             return decode_safely(os.fspath(image), self.image_size)
@@ -165,27 +178,27 @@ class Predictor:
 
 
 def load(
-    path: str | os.PathLike[str], device: torch.device | str | None = None, trust: Sequence[str] = ()
+    path: str | os.PathLike[str], device: torch.device | str | None = None, trust: str | Sequence[str] = ()
 ) -> Predictor:
-    """The classifier in a checkpoint: needs neither config nor data.
+    """The classifier in a checkpoint. Of its config only the network is built.
 
     Args:
         path: the checkpoint, such as `best.ckpt`.
-        device: where it runs; by default the GPU where there is one.
-        trust: packages that the checkpoint may name beyond torch, torchvision, timm and Lightning, such as that of your
-            own networks. The project's `load` adds its own package.
+        device: where it runs; by default the GPU if there is one.
+        trust: packages, modules, classes or functions that the checkpoint may name beyond those of docs/security.md,
+            such as the package of your own networks. The project's `load` adds its own package.
 
     Raises:
-        FileNotFoundError, OSError: where it cannot be read.
-        ValueError: where it is damaged, names what it may not, or is of a version that this one cannot read.
+        FileNotFoundError, OSError: if it cannot be read.
+        ValueError: if it is damaged, names what it may not, or is of a version that this one cannot read.
     """
-    content = read_trusted(path, [trust] if isinstance(trust, str) else trust)
+    content = read_for_prediction(path, [trust] if isinstance(trust, str) else trust)
     try:
-        classifier = Classifier(build_network(content["config"]["model"]["network"]), content["data"])
+        classifier = Classifier(build_network(content["network"]), content["data"])
         weights = {name: value for name, value in content["state_dict"].items() if name.startswith("network.")}
         classifier.load_state_dict(weights)
-    # of jsonargparse, torch, and whatever network it is
-    except (ArgumentError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    # of torch, and whatever network it is
+    except (AssertionError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else textwrap.shorten(str(error), 400)
         writer = content.get("engine", "an older version")
         raise ValueError(f"{path} does not fit litengine {__version__} (written by {writer}): {reason}") from error
@@ -194,15 +207,10 @@ def load(
     return Predictor(classifier, device or _best_device())
 
 
-def build_network(config: dict[str, Any]) -> nn.Module:
-    """The network of a checkpoint's config, which must be trusted."""
-    if config["class_path"].startswith("timm.") and config.get("init_args", {}).get("pretrained"):
-        # timm would download weights, only to have them replaced
-        config = {**config, "init_args": {**config["init_args"], "pretrained": False}}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(nn.Module, "network")
-    network: nn.Module = parser.instantiate(parser.parse_object({"network": config})).network
-    return network
+def _all(kinds: Any, values: Any) -> list[Any]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
+        raise TypeError(f"{textwrap.shorten(repr(values), 80)} are no facts of a classifier")
+    return list(values)
 
 
 def _best_device() -> str:

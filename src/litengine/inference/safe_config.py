@@ -1,254 +1,346 @@
-"""What the config inside a checkpoint may name: the parts that networks and their training are made of, nothing else.
+"""What the config inside a checkpoint may name: public classes of known packages, each only where its kind belongs.
 
-A config is a program: a class path imports a module and calls something. One that the user wrote is his own; one that
-came with a file from elsewhere is checked here before anything that it names is imported.
+A config is a program: a class path imports a module and calls something. One that came with a file from elsewhere is
+checked here, before anything that it names is imported. docs/security.md states the rules.
 """
 
-import collections.abc
-import enum
 import importlib
 import inspect
 import os
 import re
 import sys
-import types
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
+import torchvision
 import yaml
+from jsonargparse import set_parsing_settings
+from torch import nn
 
 from litengine import project
-from litengine.datamodule import ClassificationData
-from litengine.module import ClassifierModule
+from litengine.network import SPEC, Leaf, argument_types, is_spec, leaves
+from litengine.terminal import print_line
 from litengine.training import checkpoint_files
 
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "litengine", "timm")
-
-# Of these packages, where things must be defined: the rest of them reads files, downloads and compiles.
+# Only public classes that are defined here; the rest of these packages reads files, downloads and compiles.
 PARTS = (
     "torch.nn",
     "torch.optim",
     "torch.utils.data.dataset",
+    "torchmetrics.classification",
     "torchvision.datasets",
     "torchvision.models",
     "torchvision.ops",
     "torchvision.transforms",
     "timm.layers",
+    "timm.loss",
     "timm.models",
     "timm.optim",
     "lightning.pytorch.cli.ReduceLROnPlateau",
     "litengine.data",
     "litengine.optim",
 )
-EXCEPT = (
-    "torchvision.datasets.utils",  # downloads, unpacks
-    "timm.models._hub",
-    "timm.models._helpers",
-    "litengine.data.sources.download",
-    "litengine.data.sources.cache",
-)
-OF_TIMM = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")  # name a file or an address to load
+MODELS = ("torchvision.models", "timm")
+EXCEPT = ("torchvision.datasets.lsun",)  # unpickles a file of its folder
+PACKAGES = tuple(dict.fromkeys(part.partition(".")[0] for part in PARTS))
+# Functions that build a model by its name in their registry, and the argument with the name
+BY_NAME = {"timm.models._factory.create_model": "model_name", "torchvision.models._api.get_model": "name"}
+# Arguments of registered models that load other weights: those of the checkpoint replace them anyway
+LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path", "cache_dir")
+# What timm's description of a set of weights may say, since the shape of the network follows it
+OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
+SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
+REMOTE = ("url", "download")  # arguments of a source or dataset
+UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
+MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
+WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
 
-DOTTED = re.compile(r"[^\W\d]\w*(?:\s*\.\s*[^\W\d]\w*)+")
-PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
 
+def read_config(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """The config of a checkpoint, once all that it names is known to be harmless.
 
-def read_trusted(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """The content of a checkpoint, once it is known that its config names nothing that could harm.
+    Prints what of it is not used: addresses and downloads.
 
     Raises:
-        FileNotFoundError, OSError: where it cannot be read.
-        ValueError: where it is damaged, or names what it may not.
+        FileNotFoundError, OSError: if the file cannot be read.
+        ValueError: if it is damaged, or names what it may not.
     """
-    content = checkpoint_files.read(os.fspath(path))
-    if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
-        raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
-    content["config"] = project.renamed(content["config"], trusted)
-    check_trusted(content["config"], trusted)
+    config, ignored = check_config(_read(path, trusted)["config"], trusted)
+    for key in ignored:
+        print_line(f"{key} of the checkpoint is not used: a checkpoint may not choose where data comes from or goes to")
+    # a second wall: jsonargparse now enforces its own list of what no config may name
+    set_parsing_settings(import_path_denylist=["torch.hub", "torch.package", "torch.utils.cpp_extension"])
+    set_parsing_settings(import_path_allowlist=[name for name in trusted if name != "jsonargparse"])
+    return config
+
+
+def read_for_prediction(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """The content of a checkpoint with a checked spec under `network`. The rest of its config is not used.
+
+    Raises:
+        FileNotFoundError, OSError: if the file cannot be read.
+        ValueError: if it is damaged, or its network names what it may not.
+    """
+    content = _read(path, trusted)
+    model = content["config"].get("model")
+    if not isinstance(model, Mapping) or "network" not in model:
+        raise ValueError(f"{path} holds no model.network")
+    content["network"] = _Checker(trusted).value("model.network", model["network"], nn.Module)
+    if not is_spec(content["network"]):
+        raise ValueError(f"model.network in the checkpoint is {model['network']!r}: settings are needed")
     return content
 
 
-def check_trusted(config: dict[str, Any], trusted: Sequence[str] = ()) -> None:
-    """Checks the config of a checkpoint: what it may set, and every import path in it, before the first import.
+def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Checks what the config of a checkpoint sets, and every import path in it before its first import.
 
     Args:
         config: as `checkpoint_files.read(path)["config"]` has it.
-        trusted: packages, modules or classes that may be used too; importing them runs their code.
+        trusted: packages, modules, classes or functions that may stand anywhere; importing them runs their code.
+
+    Returns:
+        The config without arguments that load other weights, download, or name an address or a folder to write to;
+        and the keys of the latter.
 
     Raises:
         ValueError: naming the key, what stands there, and how to allow it.
     """
     if not isinstance(config, Mapping):
         raise ValueError("the config in the checkpoint holds no settings")
-    owners: dict[str, Any] = {"model": ClassifierModule, "data": ClassificationData}
-    if project.package():
-        owners = {"model": project.model_class(), "data": project.data_class()}
+    _check_size(config)
+    checker = _Checker(trusted)
+    owners: dict[str, Any] = {"model": project.model_class, "data": project.data_class}
+    checked: dict[str, Any] = {}
     for key, value in config.items():
         if key in owners:
-            if not isinstance(value, Mapping):  # a string would be read as the path of another config
-                raise ValueError(f"{key} in the checkpoint is {value!r}: settings are needed")
-            _check_arguments(key, owners[key], value, tuple(trusted))
+            checked[key] = checker.arguments(key, argument_types(owners[key]()), value)
         elif key not in ("name", "seed_everything"):  # above all not trainer, callbacks, config
             raise ValueError(f"the checkpoint sets {key}: it may set name, seed_everything, model and data")
         elif isinstance(value, str) and not re.fullmatch(r"(?!\.)[^/\\\0]*", value):  # it becomes a folder
             raise ValueError(f"{key} in the checkpoint is {value!r}: a plain name is needed")
         elif not isinstance(value, str | int | None):
             raise ValueError(f"{key} in the checkpoint is {value!r}: a name or a number is needed")
+        else:
+            checked[key] = value
+    return checked, checker.ignored
 
 
-def _check_arguments(key: str, owner: Any, arguments: Any, trusted: tuple[str, ...]) -> None:
-    hints = _hints(owner)
-    of_timm = str(getattr(owner, "__module__", "")).startswith("timm.")
-    for name, value in arguments.items() if isinstance(arguments, Mapping) else [("", arguments)]:
-        place = f"{key}.{name}".rstrip(".")
-        if name and not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
-            raise ValueError(f"{place} in the checkpoint is no name of a setting")
-        if of_timm and ((name in OF_TIMM and value) or (name == "model_name" and ":" in str(value))):
-            raise ValueError(f"{place} in the checkpoint is {value!r}: it may not make timm load another file")
-        _check_value(place, value, hints.get(str(name), Any), trusted)
+def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any]:
+    content = checkpoint_files.read(os.fspath(path))
+    if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
+        raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
+    _check_size([content["config"], content["data"]])
+    if not isinstance(content["config"], Mapping):
+        raise ValueError("the config in the checkpoint holds no settings")
+    content["config"] = project.renamed(content["config"], trusted)
+    return content
 
 
-def _check_value(key: str, value: Any, hint: Any, trusted: tuple[str, ...]) -> None:
-    if isinstance(value, Mapping):
-        owner = None
-        if "class_path" in value:
-            owner = _resolve(f"{key}.class_path", value["class_path"], trusted)
-            _check_kind(f"{key}.class_path", value["class_path"], owner, hint)
-        for name, inner in value.items():
-            if owner is not None and name in ("init_args", "dict_kwargs"):
-                _check_arguments(f"{key}.{name}", owner, inner, trusted)
-            elif name != "class_path":
-                _check_value(f"{key}.{name}", inner, Any, trusted)
-    elif isinstance(value, list | tuple):
-        for index, inner in enumerate(value):
-            _check_value(f"{key}.{index}", inner, hint, trusted)
-    elif isinstance(value, str) and not all(issubclass(kind, PLAIN) for kind in _leaves(hint)):
-        _check_text(key, value, hint, trusted)
-    elif not isinstance(value, str | int | float | None):
-        raise ValueError(f"{key} in the checkpoint is a {type(value).__name__}: plain settings are needed")
+def _check_size(config: Any) -> None:
+    """A list may stand in itself, or many times in another: a walk through it would not end."""
+    values, left = [(config, 0)], MOST_VALUES
+    while values:
+        value, depth = values.pop()
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
+        if not isinstance(value, Mapping | list | tuple | set | frozenset):
+            continue
+        left -= len(inner)
+        if left < 0 or depth > DEEPEST:
+            raise ValueError(f"the config in the checkpoint has over {MOST_VALUES:,} values, or {DEEPEST} levels")
+        values += [(item, depth + 1) for item in inner]
 
 
-def _check_text(key: str, text: str, hint: Any, trusted: tuple[str, ...]) -> None:
-    """A string where jsonargparse may take it for more: an import path, a type, YAML, or a file with any of them."""
-    try:
-        parsed = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        parsed = text
-    if isinstance(parsed, dict | list):
-        _check_value(key, parsed, hint, trusted)
-    if "class_path" in text or os.path.isfile(text):
-        raise ValueError(f"{key} in the checkpoint is {text!r}: a config inside a string is not read from there")
-    for found in DOTTED.findall(text):
-        path = re.sub(r"\s", "", found)
-        resolved = _resolve(key, path, trusted)
-        if path == text:
-            _check_kind(key, path, resolved, hint)
+class _Checker:
+    """Walks through a config and returns it without what is dropped; `ignored` are the keys the user should know."""
 
+    def __init__(self, trusted: Sequence[str]) -> None:
+        self.trusted = tuple(trusted)
+        self.ignored: list[str] = []
 
-# Import paths
+    def arguments(self, key: str, hints: Mapping[str, Any], given: Any) -> dict[str, Any]:
+        if not isinstance(given, Mapping):  # a string would be read as the path of another config
+            raise ValueError(f"{key} in the checkpoint is {given!r}: settings are needed")
+        kept = {}
+        for name, value in given.items():
+            place = f"{key}.{name}"
+            if not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
+                raise ValueError(f"{place} in the checkpoint is no name of a setting")
+            if key.startswith("data.") and _leads_elsewhere(name, value):
+                self.ignored.append(place)
+            else:
+                kept[name] = self.value(place, value, hints.get(name, inspect.Parameter.empty))
+        return kept
 
+    def value(self, key: str, value: Any, hint: Any) -> Any:
+        """A value, checked against the type hint of its place, `empty` if it has none."""
+        found = {UNKNOWN} if hint is inspect.Parameter.empty else set(leaves(hint))
+        if isinstance(value, Mapping):
+            if SPEC & set(value):
+                return self._spec(key, value, found)
+            if not all(isinstance(name, str | int) for name in value):
+                raise ValueError(f"{key} in the checkpoint has keys that are no names: {list(value)}")
+            return {name: self.value(f"{key}.{name}", item, hint) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(f"{key}.{index}", item, hint) for index, item in enumerate(value)]
+        if isinstance(value, str) and not all(leaf.is_plain for leaf in found):
+            self._check_text(key, value, found)
+        elif not isinstance(value, str | int | float | None):
+            raise ValueError(f"{key} in the checkpoint is a {type(value).__name__}: plain settings are needed")
+        return value
 
-def _resolve(key: str, path: Any, trusted: tuple[str, ...]) -> Any:
-    """What an import path leads to, if that is a part, or trusted; no other module is imported on the way."""
-    said = f"{key} in the checkpoint is {path}, which "
-    parts = str(path).split(".")
-    if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("__") for part in parts):
-        raise ValueError(f"{said}is no full import path such as torch.nn.ReLU")
-    if parts[0] not in PACKAGES and not _within(path, trusted):
-        if parts[0] in sys.stdlib_module_names:
-            raise ValueError(f"{said}belongs to Python itself: no checkpoint needs that. Nothing was run")
+    def _check_text(self, key: str, text: str, found: set[Leaf]) -> None:
+        """A string where jsonargparse may take it for an import path, a class's name, YAML, or a file with them."""
+        if all(leaf.is_plain or leaf == Leaf(object) for leaf in found):  # Any: only YAML is read from it
+            if isinstance(_from_yaml(text), dict | list):
+                raise ValueError(f"{key} in the checkpoint is {text!r}: settings inside a string are not read")
+        elif "." in text and all(part.isidentifier() for part in text.split(".")):
+            self._check_target(key, text, found)
+        elif not {Leaf(str), Leaf(object), UNKNOWN} & found or not WORD.fullmatch(text) or os.path.isfile(text):
+            raise ValueError(f"{key} in the checkpoint is {text!r}: a full import path is needed, or a plain word")
+
+    def _spec(self, key: str, spec: Mapping[str, Any], found: set[Leaf]) -> dict[str, Any]:
+        if not is_spec(spec) or not set(spec) <= SPEC:
+            raise ValueError(f"{key} in the checkpoint has the keys {', '.join(map(str, spec))}: class_path is needed")
+        target = self._check_target(f"{key}.class_path", spec["class_path"], found)
+        place, hints, checked = _definition(target), argument_types(target), dict(spec)
+        if place in BY_NAME:
+            name = {**(spec.get("dict_kwargs") or {}), **(spec.get("init_args") or {})}.get(BY_NAME[place])
+            hints = {**argument_types(_registered(key, place, name)), **hints}
+        for part in SPEC & set(spec) - {"class_path"}:
+            arguments = self.arguments(f"{key}.{part}", hints, {} if spec[part] is None else spec[part])
+            checked[part] = _without_weights(arguments) if _within(place, MODELS) else arguments
+        return checked
+
+    def _check_target(self, key: str, path: Any, found: set[Leaf]) -> Any:
+        """The class or function at an import path, if it may stand where a value of the types `found` is expected."""
+        target = self._resolve(key, path)
+        place, kinds = _definition(target), tuple(leaf.kind for leaf in found if not leaf.is_plain)
+        kinds = tuple(kind for kind in kinds if kind not in (object, UNKNOWN.kind))
+        if place in self.trusted:
+            fits = True
+        elif inspect.isclass(target):
+            fits = any(_is_subclass(target, kind) for kind in kinds)
+        elif _within(place, self.trusted):
+            made = getattr(target, "__annotations__", {}).get("return", nn.Module)
+            fits = any(_is_subclass(made, kind) for kind in kinds)
+        else:
+            fits = Leaf(nn.Module) in found and _is_model_builder(target)
+        if fits:
+            return target
+        wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) or "plain value, since no class is expected there"
         raise ValueError(
-            f"{said}is of none of the packages a checkpoint may name ({', '.join(PACKAGES)}), and was not imported. "
-            f"If you know what is in it: --trust {parts[0]}"
+            f"{key} in the checkpoint is {path}, which is no {wanted}"
+            + ("" if kinds else f". To allow it: --trust {place}")
         )
-    try:
-        found: Any = importlib.import_module(parts[0])
-        for part in parts[1:]:
-            if not hasattr(found, part):
-                module = f"{found.__name__}.{part}"
-                if not _within(module, (*PARTS, *trusted)) and not any(
-                    _within(t, [module]) for t in (*PARTS, *trusted)
-                ):
-                    raise ValueError(_no_part(said, path))
-                importlib.import_module(module)
-            found = getattr(found, part)
-            # stops at the `os` of `torch.os.system`: what follows might be imported
-            if inspect.ismodule(found) and not _within(found.__name__, (*PACKAGES, *trusted)):
-                raise ValueError(_no_part(said, path, found.__name__))
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{said}cannot be imported: {error}") from error
-    place = _definition(found)
-    a_part = _within(place, PARTS) and not _within(place, EXCEPT)
-    if inspect.ismodule(found) or not (a_part or _within(place, trusted)):
-        raise ValueError(_no_part(said, path, place))
-    return found
+
+    def _resolve(self, key: str, path: Any) -> Any:
+        """What an import path leads to, if it is a public part or trusted; no other module is imported on the way."""
+        said = f"{key} in the checkpoint is {path}, which "
+        parts = path.split(".") if isinstance(path, str) else []
+        if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("__") for part in parts):
+            raise ValueError(f"{said}is no full import path such as torch.nn.ReLU")
+        module, trusted = path.rpartition(".")[0], _within(path, self.trusted)
+        if not trusted and parts[0] in sys.stdlib_module_names:
+            raise ValueError(f"{said}belongs to Python itself: no checkpoint needs that. Nothing was run")
+        if not trusted and parts[0] not in PACKAGES:
+            raise ValueError(
+                f"{said}is of none of the packages a checkpoint may name ({', '.join(PACKAGES)}), and was not "
+                f"imported. If you know what is in it: --trust {parts[0]}"
+            )
+        known = _within(module, PARTS) or any(_within(part, [module]) for part in PARTS)
+        if not trusted and (not known or _is_private(path)):
+            raise ValueError(f"{said}is no public part of a network, its training or its data{_how_to_allow(path)}")
+        try:
+            target = getattr(importlib.import_module(module), parts[-1])
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{said}cannot be imported: {error}") from error
+        if not (inspect.isclass(target) or inspect.isfunction(target)):
+            raise ValueError(f"{said}is neither a class nor a function. Nothing was run")
+        place = _definition(target)
+        public = _within(place, PARTS) and not _within(place, EXCEPT) and _is_public(target)
+        if not public and not _within(place, self.trusted):
+            raise ValueError(
+                f"{said}is no public part of a network, its training or its data (it is {place}){_how_to_allow(place)}"
+            )
+        return target
 
 
-def _no_part(said: str, path: str, place: str = "") -> str:
-    defined = f" (it is {place})" if place and place != path else ""
-    if (place or path).split(".")[0] not in PACKAGES:
-        return f"{said}leads out of its package{defined}. Nothing was run"
-    return (
-        f"{said}is no part of a network, its training or its data{defined}. If you want it run: --trust {place or path}"
+def _from_yaml(text: str) -> Any:
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        return yaml.safe_load(text)
+    return text
+
+
+def _leads_elsewhere(name: str, value: Any) -> bool:
+    """Whether an argument of a source or dataset names an address, a download, or a folder outside this one to write
+    to."""
+    if name == "cache_dir":
+        return not isinstance(value, str) or Path(value).is_absolute() or bool({"..", "~"} & set(Path(value).parts))
+    return (name in REMOTE and bool(value)) or (isinstance(value, str) and "://" in value)
+
+
+def _registered(key: str, function: str, name: Any) -> Any:
+    """The builder of a model that a function makes by name."""
+    if isinstance(name, str) and re.fullmatch(r"[\w.-]+", name):
+        if function.startswith("timm."):
+            import timm  # not everybody has it
+
+            if timm.is_model(name):
+                return timm.model_entrypoint(name.partition(".")[0])
+        elif name in torchvision.models.list_models(module=torchvision.models):
+            return torchvision.models.get_model_builder(name)
+    raise ValueError(
+        f"{key} in the checkpoint names the model {name!r}, which {function.partition('.')[0]} does not have"
     )
+
+
+def _is_model_builder(target: Any) -> bool:
+    """Whether a function is one of torchvision's or timm's models for classification, or makes them by name."""
+    place = _definition(target)
+    with suppress(ValueError):
+        return place in BY_NAME or (_within(place, MODELS) and _registered("", place, target.__name__) is target)
+    return False
+
+
+def _without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a model without those that load weights: those of the checkpoint replace them."""
+    kept = {name: value for name, value in arguments.items() if name not in LOADS_WEIGHTS}
+    for name in OF_TIMM:
+        if isinstance(kept.get(name), Mapping):
+            kept[name] = {shape: value for shape, value in kept[name].items() if shape in SHAPES}
+    return kept
+
+
+def _how_to_allow(place: str) -> str:
+    return f". If you want it run: --trust {place}" if _within(place, PACKAGES) else ". Nothing was run"
 
 
 def _within(path: str, places: Iterable[str]) -> bool:
     return any(f"{path}.".startswith(f"{place}.") for place in places)
 
 
-def _definition(found: Any) -> str:
-    """Where a thing is defined, whatever it was reached by; of an instance, where its class is."""
-    if inspect.ismodule(found):
-        return found.__name__
-    if not (inspect.isclass(found) or inspect.isroutine(found)):
-        found = type(found)
-    return f"{found.__module__}.{found.__qualname__}"
+def _is_subclass(found: Any, kind: type) -> bool:
+    try:
+        return inspect.isclass(found) and issubclass(found, kind)
+    except TypeError:  # a protocol
+        return False
 
 
-def _check_kind(key: str, path: str, found: Any, hint: Any) -> None:
-    """Is it of the kind that its place takes: a class of it, a function that returns it, or an instance."""
-    kinds = tuple(kind for kind in _leaves(hint) if not issubclass(kind, PLAIN))
-    if not kinds or object in kinds:
-        return
-    made = found if inspect.isclass(found) else type(found)
-    if inspect.isroutine(found):
-        made = next((kind for kind in _leaves(_hints(found).get("return")) if kind is not object), type(None))
-    if not issubclass(made, kinds):
-        wanted = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{key} in the checkpoint is {path}, which is no {wanted}")
+def _definition(target: Any) -> str:
+    """Where a class or function is defined, whatever it was reached by."""
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 
 
-# Type hints
+def _is_private(path: str) -> bool:
+    return any(part.startswith("_") for part in path.split("."))
 
 
-def _hints(owner: Any) -> dict[str, Any]:
-    """The types of the arguments, also of those that a class hands on to its bases; without those not understood."""
-    hints: dict[str, Any] = {}
-    for part in reversed(inspect.getmro(owner)) if inspect.isclass(owner) else [owner]:
-        function = vars(part).get("__init__") if inspect.isclass(part) else part
-        try:
-            hints |= typing.get_type_hints(function) if function is not None else {}
-        except Exception:  # names that only a type checker knows
-            hints |= dict.fromkeys(inspect.signature(part).parameters, Any)
-    return hints
-
-
-def _leaves(hint: Any) -> Iterator[type]:
-    """The classes that a type is made of; of a Callable those that it returns; `object` for what may be anything."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        yield str
-    elif origin is collections.abc.Callable and arguments:
-        yield from _leaves(arguments[-1])
-    elif arguments and (
-        origin in (typing.Union, types.UnionType, typing.Annotated, type)
-        or getattr(origin, "__module__", "") in ("builtins", "collections.abc")
-    ):
-        for argument in arguments:
-            yield from () if argument is Ellipsis else _leaves(argument)
-    else:
-        kind = type(None) if hint is None else origin or hint
-        known = isinstance(kind, type) and kind is not Any and kind.__module__ not in ("collections.abc", "typing")
-        yield kind if known and kind not in (type, list, dict, tuple, set) else object
+def _is_public(target: Any) -> bool:
+    """Defined in a module without a leading underscore, or offered by the public package around it."""
+    place = _definition(target)
+    module, _, name = place.rpartition(".")
+    while _is_private(module):
+        module = module.rpartition(".")[0]
+    return not _is_private(name) and (not _is_private(place) or getattr(sys.modules[module], name, None) is target)

@@ -1,6 +1,6 @@
 """Parameters by the role they play, so that each role can have its own learning rate and weight decay."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -35,7 +35,9 @@ NORMS = (
 
 
 def parameter_groups(
-    module: nn.Module, settings: Mapping[str, Mapping[str, Any]] | None = None
+    module: nn.Module,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    frozen: Collection[Parameter] = (),
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a module as groups for an optimizer, one for each role that occurs.
 
@@ -49,6 +51,7 @@ def parameter_groups(
         settings: for a role, what its group sets otherwise than the optimizer: `{"biases": {"lr": 0.1}}`; roles that
             do not occur are passed over, so that one recipe serves several networks.
             The `weight_decay` of `norms` and `biases` is 0 unless it is set here.
+        frozen: parameters that are not trained yet, but will be.
 
     Returns:
         Groups in the order filters, matrices, norms, biases, others, those without parameters left out. Each has
@@ -59,9 +62,10 @@ def parameter_groups(
     """
     members: dict[Role, list[Parameter]] = {role: [] for role in ROLES}
     seen: set[Parameter] = set()
+    frozen = set(frozen)
     for owner in module.modules():
         for parameter in owner.parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
+            if (parameter.requires_grad or parameter in frozen) and parameter not in seen:
                 seen.add(parameter)
                 members[_role(owner, parameter)].append(parameter)
 

@@ -1,6 +1,6 @@
 """Muon for the filters of convolutions, SGD for everything else, in one optimizer."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,8 @@ from torch.optim.sgd import sgd
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
 OF_SGD = ("lr", "momentum", "nesterov", "weight_decay")
+OF_MUON = (*OF_SGD, "steps", "renormalize")
+FUSED = ("cpu", "cuda")  # devices on which one kernel makes the whole step of SGD
 
 
 class Muon(torch.optim.Optimizer):
@@ -27,7 +29,7 @@ class Muon(torch.optim.Optimizer):
         p = p * sqrt(filters) / |p|  (renormalize);   p = p * (1 - lr * weight_decay)
         p = p - lr * orthogonalize(u)
 
-    `sgd`: torch's own function, bit for bit; its weight decay is added to the gradient.
+    `sgd`: torch's own function, fused or foreach; its weight decay is added to the gradient.
 
     `torch.optim.Muon` (2.15) does not serve: it refuses parameters that are not 2-D, and everything that Muon is not
     meant for needs a second optimizer; it also averages the gradients and scales the update by the matrix's shape,
@@ -100,68 +102,125 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        alike: dict[tuple[Any, ...], list[Tensor]] = {}  # one call for all parameters with the same settings
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group["rule"] == "muon":
-                for parameter in parameters:
-                    self._muon(parameter, group)
-            else:
-                self._sgd(parameters, group)
+            chosen = tuple((name, group[name]) for name in (OF_MUON if group["rule"] == "muon" else OF_SGD))
+            members = [parameter for parameter in group["params"] if parameter.grad is not None]
+            alike.setdefault((group["rule"], *chosen), []).extend(members)
+        for (rule, *settings), parameters in alike.items():
+            if parameters:
+                step = self._muon if rule == "muon" else self._sgd
+                step(parameters, **dict(settings))
         return loss
 
-    def _muon(self, parameter: Tensor, group: dict[str, Any]) -> None:
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(gradient)
-        momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        update = gradient.add(momentum, alpha=group["momentum"]) if group["nesterov"] else momentum
-        if group["renormalize"]:
-            parameter.mul_(len(parameter) ** 0.5 / parameter.norm().clamp(min=EPSILON))
-        if group["weight_decay"]:
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        matrix = orthogonalize(update.flatten(1), group["steps"])  # (filters, channels, h, w) -> (filters, rest)
-        parameter.add_(matrix.view(parameter.shape), alpha=-group["lr"])
+    def _momenta(self, parameters: list[Tensor]) -> list[Tensor]:
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return [self.state[parameter]["momentum_buffer"] for parameter in parameters]
 
-    def _sgd(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [parameter.grad for parameter in parameters]
-        moving = group["momentum"] != 0
-        momenta = [self.state[parameter].get("momentum_buffer") for parameter in parameters] if moving else []
+    def _muon(
+        self,
+        parameters: list[Tensor],
+        lr: float,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        steps: int,
+        renormalize: bool,
+    ) -> None:
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        momenta = self._momenta(parameters)
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+        updates = torch._foreach_add(gradients, momenta, alpha=momentum) if nesterov else momenta
+        if renormalize:
+            scales = torch._foreach_norm(parameters)
+            torch._foreach_clamp_min_(scales, EPSILON)
+            torch._foreach_reciprocal_(scales)
+            torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in parameters])
+            torch._foreach_mul_(parameters, scales)
+        if weight_decay:
+            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        # (filters, channels, h, w) -> (filters, rest)
+        matrices = orthogonalize([update.flatten(1) for update in updates], steps)
+        shaped = [matrix.view(update.shape) for matrix, update in zip(matrices, updates, strict=True)]
+        torch._foreach_add_(parameters, shaped, alpha=-lr)
+
+    def _sgd(self, parameters: list[Tensor], lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+        gradients: list[Any] = [parameter.grad for parameter in parameters]
+        momenta = self._momenta(parameters) if momentum else []
+        # torch's fused kernel for CPUs gives wrong numbers if the layouts in memory differ
+        layouts = zip(parameters, gradients, momenta or gradients, strict=True)
+        fused = all(p.device.type in FUSED and p.stride() == g.stride() == m.stride() for p, g, m in layouts)
         sgd(
             parameters,
-            gradients,  # type: ignore[arg-type]
-            momenta,
-            has_sparse_grad=any(gradient.is_sparse for gradient in gradients if gradient is not None),
-            weight_decay=group["weight_decay"],
-            momentum=group["momentum"],
-            lr=group["lr"],
+            gradients,
+            [*momenta] or [None] * len(parameters),
+            fused=fused,
+            foreach=not fused,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            lr=lr,
             dampening=0,
-            nesterov=group["nesterov"],
+            nesterov=nesterov,
             maximize=False,
         )
-        for parameter, momentum in zip(parameters, momenta, strict=moving):
-            self.state[parameter]["momentum_buffer"] = momentum
 
 
-def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: U S' V^T of a matrix U S V^T, S' within about 0.7 to 1.2.
+def orthogonalize(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
+    """The nearest semi-orthogonal matrices, roughly: U S' V^T of each matrix U S V^T, S' within about 0.7 to 1.2.
 
-    Newton-Schulz iteration on a matrix (rows, columns) of any scale, in the same shape and type. It multiplies
+    Newton-Schulz iteration on matrices (rows, columns) of any scale, in the same shapes and types. It multiplies
     matrices and nothing else, so it never waits for the device. Singular values far below the largest need more
     steps; a matrix of zeros stays one.
     """
+    result: dict[int, Tensor] = {}
+    for batch in _batches(matrices):
+        result.update(zip(batch, _orthogonalize([matrices[index] for index in batch], steps), strict=True))
+    return [result[index] for index in range(len(matrices))]
+
+
+def _orthogonalize(matrices: list[Tensor], steps: int) -> list[Tensor]:
+    """The same in one batch. Zeros fill matrices up to a common shape: such rows and columns stay zero."""
     a, b, c = COEFFICIENTS
-    wide: Tensor = matrix / matrix.norm().clamp(min=EPSILON)  # the iteration needs singular values of at most 1
+    # the products below are (rows, rows): the smaller side
+    wide = [matrix if len(matrix) <= matrix.shape[1] else matrix.T for matrix in matrices]
+    sizes = [matrix.shape for matrix in wide]
+    shape = (len(wide), max(rows for rows, _ in sizes), max(columns for _, columns in sizes))
+    padded = wide[0].new_zeros(shape)
+    torch._foreach_copy_(_cut(padded, sizes), wide)
+    padded /= torch.linalg.vector_norm(padded, dim=(1, 2), keepdim=True).clamp(min=EPSILON)  # singular values up to 1
     # bfloat16 is several times as fast on a GPU, and rounding matters less than how loosely S' is bound;
     # CPUs, which mostly emulate it, are several times slower with it than with float32.
-    wide = wide.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
-    tall = len(matrix) > matrix.shape[1]
-    if tall:
-        wide = wide.T  # the products below are (rows, rows): the smaller side
+    x = padded.to(torch.bfloat16 if padded.is_cuda else torch.float32)
     for _ in range(steps):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=b, alpha=c), wide, beta=a)
-    return (wide.T if tall else wide).contiguous().to(matrix.dtype)
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    pairs = zip(_cut(x.to(padded.dtype), sizes), matrices, strict=True)
+    return [matrix if matrix.shape == given.shape else matrix.T for matrix, given in pairs]
+
+
+def _batches(matrices: Sequence[Tensor]) -> list[list[int]]:
+    """Indices of the matrices to pad and multiply together: as many as possible with at most half of them padding."""
+    batches: list[list[int]] = [[]]
+    rows = columns = used = 0
+    for index in sorted(range(len(matrices)), key=lambda index: matrices[index].numel(), reverse=True):
+        matrix, batch = matrices[index], batches[-1]
+        rows, columns = max(rows, min(matrix.shape)), max(columns, *matrix.shape)
+        used += matrix.numel()
+        alike = not batch or (matrix.device, matrix.dtype) == (matrices[batch[0]].device, matrices[batch[0]].dtype)
+        if alike and rows * columns * (len(batch) + 1) <= 2 * used:
+            batch.append(index)
+        else:
+            batches.append([index])
+            (rows, columns), used = sorted(matrix.shape), matrix.numel()
+    return batches
+
+
+def _cut(batch: Tensor, sizes: list[torch.Size]) -> list[Tensor]:
+    """The matrices of these sizes in a padded batch, as views."""
+    return [matrix[:rows, :columns] for matrix, (rows, columns) in zip(batch.unbind(), sizes, strict=True)]
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:

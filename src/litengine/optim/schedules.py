@@ -143,13 +143,14 @@ def make_schedule(
 
 
 def check_length(schedule: LRScheduler, state: dict[str, Any]) -> None:
-    """Raises ValueError where a run is to go on with a schedule whose shape was fixed for another number of steps."""
-    ours, theirs = getattr(schedule, "total_steps", None), state.get("total_steps")
-    if ours != theirs:
-        raise ValueError(
-            f"{type(schedule).__name__} of this run was made for {theirs} steps and cannot go on for {ours}: resume it "
-            "with the same number of epochs and the same batches, or start a new run"
-        )
+    """Raises ValueError if a run is to go on with a schedule whose shape was fixed for another length."""
+    for name, unit in (("total_steps", "steps"), ("T_max", "epochs")):
+        ours, theirs = getattr(schedule, name, None), state.get(name)
+        if ours != theirs:
+            raise ValueError(
+                f"{type(schedule).__name__} of this run was made for {theirs} {unit} and cannot go on for {ours}: "
+                "resume it with the same number of epochs and the same batches, or start a new run"
+            )
 
 
 def _lengths(

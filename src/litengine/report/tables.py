@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from litengine.files import csv_cell, visible
 from litengine.report.metrics import ClassScores, Results
 
 ROWS = 20
@@ -56,7 +57,7 @@ def _csv(header: list[str], rows: Iterable[list[object]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows(map(csv_cell, row) for row in rows)
     return text.getvalue()
 
 
@@ -90,6 +91,6 @@ def _number(value: float) -> str:
 
 def _text(name: str) -> Text:
     """A name as it is: brackets are no markup."""
-    text = Text(name.encode("utf-8", "replace").decode(), no_wrap=True)
+    text = Text(visible(name), no_wrap=True)
     text.truncate(NAME, overflow="ellipsis")
     return text

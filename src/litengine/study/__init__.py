@@ -1,27 +1,29 @@
-"""The verb `study`: train many times, vary one thing, and say what came out."""
+"""The verb `study`: trains many times, varies one thing, and reports the results."""
 
 import shlex
 import sys
+from importlib.util import find_spec
 
 
 def run_verb(args: list[str]) -> None:
-    """Runs a command line that begins with `study`; all options that are not its own are fit's.
+    """Runs a command line that begins with `study`; options that are not its own go to fit.
 
-    A study is one directory, `<runs>/<name>/`: each run is trained by a process of its own and has a directory in it.
-    The same command goes on with a study that was stopped: finished runs are not repeated, unfinished ones resumed.
+    A study is one directory, `<runs>/<name>/`. Each run is trained by its own process and has a directory in it.
+    The same command continues an interrupted study: finished runs are kept, unfinished ones are resumed.
 
     Raises:
-        ValueError: for what is wrong with the options, the settings, the space or the storage, before anything is
-            trained; where a run failed.
-        SystemExit: where it was asked to stop (exit code 128 + signal).
+        ValueError: for wrong options, settings, search spaces or storages, before anything is trained; if a run fails.
+        SystemExit: after a signal (exit code 128 + signal).
     """
     from litengine.study.options import parse
 
     options = parse(args[1:])
     if options.space is None:
-        from litengine.study.repeat import repeat as carry_out
+        from litengine.study.repeat import repeat as run_study
+    elif find_spec("optuna"):
+        from litengine.study.search import search as run_study
     else:
-        from litengine.study.search import search as carry_out
-    if (stopped_by := carry_out(options)) is not None:
+        raise ValueError("a search needs Optuna: pip install -e '.[study]'")
+    if (stopped_by := run_study(options)) is not None:
         print(f"stopped; go on with: python main.py {shlex.join(args)}")
         sys.exit(128 + stopped_by)

@@ -1,4 +1,4 @@
-"""What a run left in its files: read without torch, and while it is being written."""
+"""The results of a run, read from its files without torch, also while the run writes them."""
 
 import csv
 import json
@@ -8,47 +8,39 @@ from typing import Any, NamedTuple
 
 import yaml
 
-Epoch = dict[str, float]
+Epoch = dict[str, float]  # metric -> value
 
 
 class Result(NamedTuple):
-    """How a run came out.
-
-    `best` are the metrics of the epoch that best.ckpt is of, or without validation images of the last one; `epochs` is
-    how many there were, `best_epoch` counts from 1. `test` has the metrics of the test; None where it was not tested.
-    """
+    """`metrics` are of the epoch in best.ckpt (the last one without validation) and of the test if there was one;
+    `best_epoch` counts from 1."""
 
     run_dir: Path
-    best: Epoch
+    metrics: Epoch
     best_epoch: int
     epochs: int
-    test: dict[str, float] | None
 
 
 def read_result(run_dir: Path) -> Result:
-    """
-    Raises:
-        ValueError: where the run has no metrics.
-    """
+    """Raises a ValueError if the run has no metrics."""
     settings: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
-    checkpoints = settings["checkpoints"]
     epochs = read_epochs(run_dir)
     if not epochs:
         raise ValueError(f"{run_dir} has no metrics of any epoch")
-    best = best_epoch(epochs, checkpoints["monitor"], checkpoints["mode"])
-    place = len(epochs) - 1 if best is None else best
-    return Result(run_dir, epochs[place], place + 1, len(epochs), report_of(run_dir))
+    best = best_epoch(epochs, settings["checkpoints"]["monitor"], settings["checkpoints"]["mode"])
+    index = len(epochs) - 1 if best is None else best
+    return Result(run_dir, {**epochs[index], **read_test(run_dir)}, index + 1, len(epochs))
 
 
 def read_epochs(run_dir: Path) -> list[Epoch]:
-    """The metrics of every epoch that is over, in order; all that are numbers."""
+    """The metrics of every finished epoch in order."""
     try:
         text = (run_dir / "metrics.csv").read_text("utf-8")
     except FileNotFoundError:
         return []
-    whole = text[: text.rfind("\n") + 1]  # the last line may still be under way
+    complete = text[: text.rfind("\n") + 1]  # the run may be writing the last line
     found: dict[int, Epoch] = {}
-    for row in csv.DictReader(whole.splitlines()):
+    for row in csv.DictReader(complete.splitlines()):
         if row.get("epoch") and (row.get("train/loss") or row.get("val/loss")) and None not in row.values():
             metrics = {name: float(value) for name, value in row.items() if value}
             found.setdefault(int(row["epoch"]), {}).update(metrics)
@@ -56,21 +48,16 @@ def read_epochs(run_dir: Path) -> list[Epoch]:
 
 
 def best_epoch(epochs: list[Epoch], monitor: str, mode: str) -> int | None:
-    """The place of the epoch that `Checkpoints` keeps: of equals the newer; None where no epoch has the metric."""
-    best: int | None = None
-    for place, epoch in enumerate(epochs):
-        score = epoch.get(monitor, math.nan)
-        if not math.isfinite(score):
-            continue
-        if best is None or (score >= epochs[best][monitor] if mode == "max" else score <= epochs[best][monitor]):
-            best = place
-    return best
+    """Index of the epoch whose checkpoint is kept as the best, the newer one on a tie; None without the metric."""
+    sign = 1 if mode == "max" else -1
+    scores = [(sign * epoch.get(monitor, math.nan), index) for index, epoch in enumerate(epochs)]
+    return max((score for score in scores if math.isfinite(score[0])), default=(0, None))[1]
 
 
-def report_of(run_dir: Path) -> dict[str, float] | None:
-    """The metrics of a run's test; None where there was none."""
+def read_test(run_dir: Path) -> dict[str, float]:
+    """The metrics of a run's test; empty if it was not tested."""
     try:
         metrics: dict[str, float] = json.loads((run_dir / "report" / "metrics.json").read_text("utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
     return metrics

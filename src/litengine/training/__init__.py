@@ -2,9 +2,11 @@
 
 from litengine.training.batch_picture import BatchPicture
 from litengine.training.checkpoints import Checkpoints
-from litengine.training.config_record import RecordConfig
+from litengine.training.config_record import RecordConfig, as_settings
 from litengine.training.console import Console
+from litengine.training.curves import DrawCurves
 from litengine.training.exact_resume import ExactResume
+from litengine.training.logger_steps import LoggerSteps
 from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
 from litengine.training.progress_bar import ProgressBar
 from litengine.training.signals import StopOnSignal
@@ -15,10 +17,13 @@ __all__ = [
     "CheckNumerics",
     "Checkpoints",
     "Console",
+    "DrawCurves",
     "ExactResume",
+    "LoggerSteps",
     "ProgressBar",
     "RecordConfig",
     "StopOnSignal",
     "WriteReport",
+    "as_settings",
     "explain_out_of_memory",
 ]

@@ -1,4 +1,4 @@
-"""What the network sees: a picture of the first training batch, after augmentation."""
+"""A picture of the first training batch after augmentation."""
 
 import io
 from pathlib import Path
@@ -12,14 +12,14 @@ from litengine.files import write_whole
 from litengine.terminal import print_line
 
 IMAGES = 32
-PIXELS = 2**20  # of all images together: more would keep the training waiting
+PIXELS = 2**20  # in all images together; more would delay the training
 
 
 class BatchPicture(Callback):
     """Writes `augmented_batch.png` into the run directory at the start of a fit, and hands it to the trackers.
 
-    It shows up to 32 images of the very first batch, fewer where they are large. The batch is made once more for it,
-    which changes nothing: order and augmentation depend on nothing but seed, epoch and batch.
+    It shows up to 32 images, fewer if they are large. The batch is made a second time for it; order and augmentation
+    depend on seed, epoch and batch only, so that this changes nothing.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -33,7 +33,7 @@ class BatchPicture(Callback):
         names: Any = pl_module.class_names
         count = min(IMAGES, max(4, PIXELS // images[0, 0].numel()))
         titles = [names[label] for label in labels[:count].tolist()]
-        # a picture is not worth a training
+        # an error here must not stop the training
         try:
             from PIL import Image
 
@@ -45,4 +45,4 @@ class BatchPicture(Callback):
                 if hasattr(logger, "log_image"):
                     logger.log_image("train/augmented_batch", [Image.open(io.BytesIO(file))], step=0)
         except Exception as error:
-            print_line(escape(f"the picture of an augmented batch could not be made ({type(error).__name__}: {error})"))
+            print_line(escape(f"the picture of the augmented batch failed ({type(error).__name__}: {error})"))

@@ -1,22 +1,16 @@
-"""Checkpoint files: a whole one is there at any moment, each is verified before it is read, and none can run code."""
+"""Checkpoint files: an intact one exists at any moment, each is verified before it is read, and none can run code."""
 
 import errno
-import http.client
 import io
 import os
 import pickle
-import re
 import shutil
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
-from urllib.request import url2pathname, urlopen
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -26,15 +20,12 @@ if sys.platform != "win32":
     import fcntl
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-TIMEOUT_SECONDS = 30.0  # without a byte from a server
-DOWNLOAD_SECONDS = 3600.0  # for a whole file
-DOWNLOAD_BYTES = 16 << 30
 CHUNK = 1 << 20
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Newest(NamedTuple):
-    """The checkpoint to go on from, if any, and what was wrong with each damaged one beside it."""
+    """The checkpoint to resume from, if any, and what is wrong with each damaged one beside it."""
 
     path: Path | None
     step: int
@@ -44,7 +35,7 @@ class Newest(NamedTuple):
 class CheckpointFiles(TorchCheckpointIO):
     """How the Trainer writes and reads checkpoints.
 
-    Lightning's own writes to $TMPDIR and moves the file from there, which across file systems is a copy onto the old
+    Lightning's own class writes to $TMPDIR and moves the file, which across file systems is a copy onto the old
     checkpoint; flushes nothing; loads a file with flipped bits; and unpickles whatever comes from an http address.
     """
 
@@ -56,17 +47,17 @@ class CheckpointFiles(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Whatever `weights_only` says, nothing but plain data and tensors is unpickled."""
+        """Only plain data and tensors are unpickled, whatever `weights_only` is."""
         content: dict[str, Any] = _load(path, map_location=map_location or "cpu")
         return content
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint whole or not at all; a `last.ckpt` that it replaces is kept as `previous.ckpt`.
+    """Writes a checkpoint completely or not at all; a `last.ckpt` that it replaces is kept as `previous.ckpt`.
 
     Raises:
-        OSError: where it cannot be written: why, and where a run can go on from. What was there is as it was.
-        ValueError: where it holds more than tensors and plain data.
+        OSError: if it cannot be written; says why and where the run can go on. Existing files are unchanged.
+        ValueError: if it holds more than tensors and plain data.
     """
     partial = path.with_name(f".{path.name}.partial")  # the same directory: a rename can never become a copy
     try:
@@ -77,7 +68,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
                     torch.save(checkpoint, file)
                     file.flush()
                     os.fsync(file.fileno())
-                if code := _code_in(partial):  # now, and not on the day that the run is to be resumed
+                if code := _code_in(partial):
                     raise ValueError(
                         f"{path} was not written: it holds {code}, which cannot be loaded again. Keep only tensors, "
                         "numbers, strings, lists and dicts in the state of callbacks and modules"
@@ -97,21 +88,20 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU; that of a local file is memory-mapped.
+    """The content of a checkpoint, on the CPU, memory-mapped.
 
     Raises:
-        FileNotFoundError: where there is no such file, naming the checkpoints that are near.
-        ValueError: where it is damaged, holds code, or is not a checkpoint of this project.
-        OSError: where a server does not give it.
+        FileNotFoundError: if there is no such file; names the checkpoints beside it.
+        ValueError: if it is damaged, holds code, or is not a checkpoint of this project.
     """
     content = _load(path, map_location="cpu", mmap=True)
     if not isinstance(content, dict) or "config" not in content or "data" not in content:
-        raise ValueError(f"{_shown(path)} is not a checkpoint of this project: it carries no config")
+        raise ValueError(f"{path} is not a checkpoint of this project: it carries no config")
     return content
 
 
 def newest_intact(directory: str | Path) -> Newest:
-    """The first whole one of `last.ckpt`, `previous.ckpt` and, failing these, `best.ckpt`, which may be epochs old."""
+    """The first intact one of `last.ckpt`, `previous.ckpt` and `best.ckpt`, which may be epochs old."""
     skipped: list[str] = []
     for name in (LAST, PREVIOUS, BEST):
         path = Path(directory) / name
@@ -127,7 +117,7 @@ def newest_intact(directory: str | Path) -> Newest:
 
 
 def check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Raises ValueError where weights of one are missing in the other or have another shape."""
+    """Raises ValueError if weights of one are missing in the other or have another shape."""
     differences = [f"{name} is missing in the checkpoint" for name in ours if name not in theirs]
     differences += [f"{name} is only in the checkpoint" for name in theirs if name not in ours]
     differences += [
@@ -145,8 +135,7 @@ def check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> No
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Lets one process at a time write here, so that the partial file has one writer, and one name that the next save
-    takes again after a kill. At the end the new names are on the disk too."""
+    """Lets one process at a time write here, so that a partial file has one writer. Flushes the folder at the end."""
     if sys.platform == "win32":  # cannot open a directory
         yield
         return
@@ -163,14 +152,14 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _put_in_place(partial: Path, path: Path) -> None:
     previous, kept = path.with_name(PREVIOUS), path.with_name(f".{PREVIOUS}.partial")
-    kept.unlink(missing_ok=True)  # of a process that was killed below
+    kept.unlink(missing_ok=True)  # of a process that was killed in this function
     if path.name == LAST and path.exists():
         try:
             os.link(path, kept)
-        except OSError:  # a file system without hard links: for a moment there is no last, but a whole previous
+        except OSError:  # a file system without hard links: for a moment there is no last, but an intact previous
             os.replace(path, previous)
     os.replace(partial, path)
-    if kept.exists():  # only now: until here the older previous is there, should the old last be damaged
+    if kept.exists():  # only now: the old last may be damaged, and then the older previous is needed
         os.replace(kept, previous)
 
 
@@ -179,9 +168,8 @@ def _why_not_written(checkpoint: dict[str, Any], path: Path, error: OSError) -> 
     if error.errno in NO_ROOM:
         remedy, whole = "make room", io.BytesIO()
         torch.save(checkpoint, whole)
-        with suppress(OSError):
-            free = shutil.disk_usage(path.parent).free
-            said += f"; {whole.tell() / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
+        free = shutil.disk_usage(path.parent).free
+        said += f"; {whole.tell() / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free"
     newest, steps, _ = newest_intact(path.parent)
     if newest is None:
         return f"{said}. Nothing was saved before: {remedy}, and start again"
@@ -190,38 +178,32 @@ def _why_not_written(checkpoint: dict[str, Any], path: Path, error: OSError) -> 
     )
 
 
-def _load(path: str | Path, mmap: bool = False, **options: Any) -> Any:
-    shown = _shown(path)
-    with _local(path) as file:
-        near = ", ".join(str(other) for other in sorted(file.parent.glob("*.ckpt")) if other.name != file.name)
-        try:
-            _verify(file)
-            # a temporary file goes away while its tensors are still needed
-            return torch.load(file, weights_only=True, mmap=mmap and not _is_remote(path), **options)
-        except FileNotFoundError:
-            remedy = f"there are {near}" if near else "`fit` makes one and links it as best.ckpt"
-            raise FileNotFoundError(f"no checkpoint at {shown}: {remedy}") from None
-        except PermissionError as error:
-            raise OSError(f"{shown} cannot be read: {error.strerror}") from error
-        except Exception as error:  # of zipfile and torch: a dozen kinds, each for some damage
-            if isinstance(error, pickle.UnpicklingError) and (code := _code_in(file)):
-                raise ValueError(
-                    f"{shown} was not opened: it asks to call {code}, but nothing is loaded except tensors and plain "
-                    "data. Nothing of it was run"
-                ) from error
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            remedy = f"There are {near}: `fit --resume` picks an intact one by itself" if near else "None is beside it"
-            if _is_remote(path):
-                remedy = "Download it again, or ask where it came from"
-            raise ValueError(f"{shown} is no intact checkpoint: {reason}. {remedy}") from error
+def _load(path: str | Path, **options: Any) -> Any:
+    if "://" in str(path):
+        raise ValueError(f"{path} is an address, but checkpoints are read from local files: download it first")
+    file = Path(path)
+    near = ", ".join(str(other) for other in sorted(file.parent.glob("*.ckpt")) if other.name != file.name)
+    try:
+        _verify(file)
+        return torch.load(file, weights_only=True, **options)
+    except FileNotFoundError:
+        remedy = f"there are {near}" if near else "`fit` makes one and links it as best.ckpt"
+        raise FileNotFoundError(f"no checkpoint at {path}: {remedy}") from None
+    except PermissionError as error:
+        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # zipfile and torch raise many kinds, one for each kind of damage
+        if isinstance(error, pickle.UnpicklingError) and (code := _code_in(file)):
+            raise ValueError(
+                f"{path} was not opened: it asks to call {code}, but only tensors and plain data are loaded. "
+                "No code in it was run"
+            ) from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        remedy = f"There are {near}: `fit --resume` picks an intact one by itself" if near else "None is beside it"
+        raise ValueError(f"{path} is no intact checkpoint: {reason}. {remedy}") from error
 
 
 def _verify(file: Path) -> None:
-    """Compares all that is loaded with the CRC-32 torch writes for each record: no checksum of our own is needed.
-
-    Raises:
-        Exception: of any kind, where a bit is not as it was written.
-    """
+    """Compares each record with the CRC-32 that torch writes for it. Raises an exception of any kind if one differs."""
     with file.open("rb") as stream:
         start = stream.read(4)
         if start != b"PK\x03\x04":
@@ -231,9 +213,9 @@ def _verify(file: Path) -> None:
         except zipfile.BadZipFile:
             raise ValueError("its end is missing or damaged") from None
         for record in archive.infolist():
-            if record.compress_type != zipfile.ZIP_STORED:  # torch never does; unpacked, it could be of any size
+            if record.compress_type != zipfile.ZIP_STORED:  # never by torch; unpacked, it could have any size
                 raise ValueError(f"its record {record.filename} is compressed")
-            if record.external_attr & 0x10:  # a directory by one flipped bit: torch gives what happens to be in memory
+            if record.external_attr & 0x10:  # one flipped bit makes it a directory, and torch returns random memory
                 raise ValueError(f"its record {record.filename} is damaged")
             try:
                 with archive.open(record) as content:
@@ -247,49 +229,3 @@ def _code_in(file: Path) -> str:
     with suppress(Exception):
         return ", ".join(sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))[:5])
     return ""
-
-
-@contextmanager
-def _local(path: str | Path) -> Iterator[Path]:
-    """The file at a path, a `file://` or an `http(s)://` address; the last for as long as the context lasts."""
-    scheme, separator, _ = str(path).partition("://")
-    if not separator:
-        yield Path(path)
-    elif scheme.lower() == "file":
-        yield Path(url2pathname(urlsplit(str(path)).path))
-    elif _is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="litcnn-") as directory:
-            yield _download(str(path), Path(directory) / "download")
-    else:
-        raise ValueError(f"{_shown(path)}: checkpoints are read from local files, file://, http:// and https://")
-
-
-def _download(url: str, target: Path) -> Path:
-    started, received = time.monotonic(), 0
-    try:
-        with urlopen(url, timeout=TIMEOUT_SECONDS) as response, target.open("wb") as file:
-            expected = int(response.headers.get("Content-Length") or 0)
-            while max(received, expected) <= DOWNLOAD_BYTES and (chunk := response.read(CHUNK)):
-                received += file.write(chunk)
-                if time.monotonic() - started > DOWNLOAD_SECONDS:
-                    raise TimeoutError(f"not there after {DOWNLOAD_SECONDS:.0f} s")
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: no address at all
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise
-        raise OSError(f"{_shown(url)} cannot be downloaded: {error or type(error).__name__}") from error
-    if max(received, expected) > DOWNLOAD_BYTES:
-        raise OSError(
-            f"{_shown(url)} is larger than {DOWNLOAD_BYTES >> 30} GiB: download it yourself, and give the file"
-        )
-    if received < expected:
-        raise OSError(f"{_shown(url)}: the connection was dropped after {received:,} of {expected:,} bytes")
-    return target
-
-
-def _is_remote(path: str | Path) -> bool:
-    return str(path).lower().startswith(("http://", "https://"))
-
-
-def _shown(path: str | Path) -> str:
-    """Without what may be a password in an address."""
-    return re.sub(r"\?.*|(?<=://)[^/@]*@", "", str(path)) if _is_remote(path) else str(path)

@@ -13,29 +13,36 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from litengine.distributed import largest
-from litengine.files import link
+from litengine.training.checkpoint_files import BEST, LAST
+from litengine.training.run_directory import link_best
 
 
 def can_resume_after(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether a fit can be resumed exactly from a checkpoint written after this batch.
+    """Whether a fit resumes exactly from a checkpoint written after this batch.
 
-    Not after the last one of an epoch: its validation would be skipped. Not between two batches whose gradients are
-    accumulated: no checkpoint holds gradients.
+    Not before a validation, which would be skipped; not between two batches whose gradients are accumulated, because
+    no checkpoint holds gradients; not if the end of the epoch is next.
     """
-    return not trainer.is_last_batch and (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    ends = trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
+    if ends or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        return False
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation or (every and (trainer.current_epoch + 1) % every):
+        return True
+    batches = trainer.fit_loop.epoch_loop.total_batch_idx if every is None else batch_idx
+    return (batches + 1) % (trainer.val_check_batch or 1) != 0
 
 
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt` after every epoch and in between, `best.ckpt` when the monitored metric improves.
 
-    `best.ckpt` in the working directory is made a link to this run's best one; without validation images there is no
-    best, and it links to the last.
-
     Args:
         monitor: the metric that decides which is best.
         mode: whether more (`max`) or less (`min`) is better.
         every_n_minutes: `last.ckpt` is at most this old, in minutes, however long an epoch takes.
-        every_n_steps: and at most this many steps, where given.
+        every_n_steps: and at most this many steps, if given.
+        link_best: whether `best.ckpt` in the working directory becomes a link to this run's best checkpoint (without
+            validation the last), unless it is that of a run that was started later.
     """
 
     def __init__(
@@ -44,21 +51,25 @@ class Checkpoints(Checkpoint):
         mode: Literal["max", "min"] = "max",
         every_n_minutes: float = 10.0,
         every_n_steps: int | None = None,
+        link_best: bool = True,
     ) -> None:
         self.monitor = monitor
         self.mode = mode
         self.every_n_minutes = every_n_minutes
         self.every_n_steps = every_n_steps
+        self.link_best = link_best
         self.best_score: float | None = None
         self.best_epoch: int | None = None
         self._saved_at = math.inf
+        self._resumed_after_validation = False
+        self._best_is_due = False
 
     def directory(self, trainer: Trainer) -> Path:
         return Path(trainer.default_root_dir) / "checkpoints"
 
     def best_path(self, trainer: Trainer) -> Path | None:
         """The checkpoint to test: the best one, or without validation the last; None where none was written."""
-        name = "last.ckpt" if self.best_score is None else "best.ckpt"
+        name = LAST if self.best_score is None else BEST
         path = self.directory(trainer) / name
         return path if path.is_file() else None
 
@@ -69,6 +80,10 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
+        if self.best_score is not None and not (self.directory(trainer) / BEST).is_file():
+            self.best_score = self.best_epoch = None  # the checkpoint is of a run in another directory
+        if self._resumed_after_validation:  # it may be of another callback, which saved before this one looked
+            self._keep_best(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if path := self.best_path(trainer):
@@ -82,36 +97,55 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not can_resume_after(trainer, batch_idx):
-            return
-        # all save together, as soon as it is due by the clock of one
-        due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
-        if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
-            self.save_last(trainer)
+        if can_resume_after(trainer, batch_idx):
+            self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        self._keep_best(trainer)
+        if not (trainer.is_last_batch or self._best_is_due):
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._best_is_due:
+            self._best_is_due = False
+            self._save(trainer, BEST)
+        self.save_last(trainer)
+
+    def save_last(self, trainer: Trainer) -> None:
+        self._save(trainer, LAST)
+
+    def _save_if_due(self, trainer: Trainer) -> None:
+        # all processes save together, as soon as the clock of one says so
+        due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
+        if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+            self.save_last(trainer)
+
+    def _keep_best(self, trainer: Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ValueError(f"checkpoints.monitor {self.monitor!r} is not logged in validation: there are {known}")
         score = float(trainer.callback_metrics[self.monitor])
-        # of equals the newer: few validation images make ties, and later weights have seen more, at a lower rate
+        # On a tie the newer one is kept: few validation images make ties, and later weights have seen more.
         as_good = self.best_score is None or (
             score >= self.best_score if self.mode == "max" else score <= self.best_score
         )
         if as_good and math.isfinite(score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
-            self._save(trainer, "best.ckpt")
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.save_last(trainer)
-
-    def save_last(self, trainer: Trainer) -> None:
-        self._save(trainer, "last.ckpt")
+            # Lightning resumes nothing after `max_steps`, not even the end of the epoch, which is next.
+            self._best_is_due = trainer.global_step == trainer.max_steps
+            if not self._best_is_due:
+                self._save(trainer, BEST)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["after_validation"] = trainer.validating
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._resumed_after_validation = checkpoint.get("after_validation", False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
@@ -122,6 +156,6 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.directory(trainer) / name, weights_only=False)
         self._saved_at = time.monotonic()
         best = self.best_path(trainer)
-        if trainer.is_global_zero and best is not None:
-            link(best, "best.ckpt")
-        self._hand_to_loggers(trainer, self.directory(trainer) / name, best=name == "best.ckpt")
+        if trainer.is_global_zero and self.link_best and best is not None:
+            link_best(best)
+        self._hand_to_loggers(trainer, self.directory(trainer) / name, best=name == BEST)

@@ -1,40 +1,71 @@
-"""The whole resolved config, kept where it is looked for: run directory, checkpoint and tracker."""
+"""The resolved config of a fit, kept where it is looked for: run directory, checkpoint and tracker."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from litengine import __version__, project
 from litengine.files import write_whole
+from litengine.training.run_directory import CONFIG
+
+UNWRITABLE = "Unable to serialize instance"  # jsonargparse writes this in place of the value
+
+
+def as_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A parsed config as strings, numbers, lists and dicts that parse to the same config again.
+
+    Raises:
+        ValueError: if a value cannot be written.
+    """
+    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
+    if wrong := _unwritable(settings, ""):
+        raise ValueError(f"{wrong} cannot be written to {CONFIG}, so that no fit could be resumed: give it as text")
+    settings.pop("resume", None)  # an instruction for this process, not a setting of the run
+    settings["trainer"]["default_root_dir"] = None  # a fit with the same config is another run
+    return settings
+
+
+def _unwritable(value: Any, key: str) -> str:
+    """The first key whose value could not be written; empty if all could."""
+    if isinstance(value, str) and value.startswith(UNWRITABLE):
+        return key.removeprefix(".")
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return next(filter(None, (_unwritable(part, f"{key}.{name}") for name, part in inner)), "")
 
 
 class RecordConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run directory, the same as plain data into every checkpoint, and to the loggers."""
+    """Writes the config into the run directory and to the loggers, and the part about model and data into every
+    checkpoint.
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+    Args:
+        settings: of `as_settings`, before the program added directories and ids of this run.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, settings: dict[str, Any]) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        # plain strings, numbers, lists and dicts: nothing in a checkpoint that would have to be unpickled
-        self.plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config))
-        self.plain.pop("resume", None)  # an instruction for this process, not a setting of the run
+        self.settings = settings
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a fit that cannot start leaves the config of the run it was to go on with as it was."""
+        """Nothing yet: a fit that cannot start leaves the config of the run that it resumes as it was."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             self.save_config(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        write_whole(Path(trainer.default_root_dir) / "config.yaml", yaml.safe_dump(self.plain, sort_keys=False))
+        path = Path(trainer.default_root_dir) / CONFIG
+        if path.is_file():  # a resumed run: it did not begin with the checkpoint that it continues from
+            self.settings["ckpt_path"] = yaml.safe_load(path.read_text("utf-8")).get("ckpt_path")
+        write_whole(path, yaml.safe_dump(self.settings, sort_keys=False))
         for logger in trainer.loggers:
-            logger.log_hyperparams(self.plain)
+            logger.log_hyperparams(self.settings)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # enough to rebuild model and data, without the Trainer, which belongs to the machine
         kept = ("name", "seed_everything", "model", "data")
-        checkpoint["config"] = {key: self.plain[key] for key in kept}
+        checkpoint["config"] = {key: self.settings[key] for key in kept}
         checkpoint["engine"], checkpoint["project"] = __version__, project.package()

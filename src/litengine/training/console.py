@@ -1,24 +1,29 @@
 """What the person at the terminal reads: what runs where, a line an epoch, and what came out."""
 
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.markup import escape
 from rich.table import Table
 
 from litengine.files import relative
 from litengine.terminal import print_line
 from litengine.training.checkpoints import Checkpoints
 
+LISTED = 6  # classes in a line
+IMBALANCE = 3  # ratio of class sizes from which the start mentions them
+
 
 class Console(Callback):
-    """Tells the run on the terminal; logs `images_per_second` and `peak_memory_gib` of every epoch.
+    """Prints what runs where, a line for each epoch, and the result.
 
-    Peak memory is that of the GPU (torch's allocator) or, on a CPU, of this process since it started.
+    It logs `images_per_second` and `peak_memory_gib` of every epoch. Peak memory is that of the GPU (torch's allocator)
+    or, on a CPU, of this process since it started.
 
     Args:
         notes: what was decided before the run and deserves a word, such as a changed precision.
@@ -34,6 +39,8 @@ class Console(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, pl_module)
+        model: Any = pl_module
+        _print_imbalance(dict(zip(model.class_names, model.class_counts, strict=True)))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, pl_module)
@@ -115,6 +122,19 @@ class Console(Callback):
                 print_line(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
         for status in _tracker_status(trainer):
             print_line(f"W&B: {status}")
+        self._compare_with_largest_class(trainer)
+
+    def _compare_with_largest_class(self, trainer: Trainer) -> None:
+        val = trainer.datamodule.subset("val")  # type: ignore[attr-defined]
+        accuracy = trainer.callback_metrics.get("val/acc")
+        if val is None or accuracy is None:
+            return
+        largest = np.bincount(val.labels).max() / len(val.labels)
+        if float(accuracy) <= largest:
+            print_line(
+                f"warning: val/acc {float(accuracy):.2%} is no better than always predicting the largest class "
+                f"({largest:.2%} of the validation images)"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "validate":
@@ -125,6 +145,20 @@ class Console(Callback):
             if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
         print_line(table)
+
+
+def _print_imbalance(counts: dict[str, int]) -> None:
+    """Prints the training images of each class if the largest class has more than 3 times as many as the smallest."""
+    if max(counts.values()) <= IMBALANCE * min(counts.values()):
+        return
+    sizes = [f"{name} {counts[name]:,}" for name in sorted(counts, key=counts.__getitem__)]
+    shown = sizes if len(sizes) <= LISTED else [*sizes[: LISTED - 1], "…", sizes[-1]]
+    print_line(
+        escape(
+            f"classes differ in size: {', '.join(shown)} training images. Consider --model.class_weights balanced or "
+            "--data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
+        )
+    )
 
 
 def _by_split(metrics: dict[str, float]) -> list[str]:
@@ -161,5 +195,9 @@ def _peak_memory(trainer: Trainer) -> float:
     """GiB."""
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
+    if sys.platform == "win32":
+        return float("nan")  # Python has no such number there
+    import resource  # Windows lacks it
+
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,5 +1,6 @@
-"""What a run needs to go on as if it had never been interrupted, beyond what Lightning keeps."""
+"""What a fit needs beyond Lightning's checkpoints to continue as if it had never been interrupted."""
 
+import math
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -7,70 +8,177 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
+from torch import nn
 
-from litengine.training.run_directory import State, write_state
+from litengine.terminal import print_line
+from litengine.training import run_directory
+
+OWN_CHECKPOINTS = "leave it out: `checkpoints.every_n_steps` and `every_n_minutes` write where a fit resumes exactly"
+UNSUPPORTED: dict[type[Callback], str] = {
+    callbacks.StochasticWeightAveraging: "use lightning.pytorch.callbacks.EMAWeightAveraging",
+    callbacks.ModelPruning: "prune the network before or after the fit",
+    callbacks.LearningRateFinder: "run `tune` before the fit",
+    callbacks.BatchSizeFinder: "run `tune` before the fit",
+    callbacks.OnExceptionCheckpoint: OWN_CHECKPOINTS,
+}
+STATELESS = (
+    callbacks.ProgressBar,
+    callbacks.ModelSummary,
+    callbacks.DeviceStatsMonitor,
+    callbacks.LearningRateMonitor,
+    callbacks.GradientAccumulationScheduler,
+)
 
 
 class ExactResume(Callback):
-    """Keeps the state of all random generators in checkpoints, makes the loggers forget what came after the
-    checkpoint, gives them the step of a checkpoint that is evaluated, and notes in the run directory whether the
-    run is still to be finished."""
+    """Keeps in checkpoints what Lightning leaves out, refuses settings that cannot resume exactly, and notes in the run
+    directory how far the run is. It comes after the callbacks of the user."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
-        self._noted = False
-        self._checkpoint_step = 0
+        self._stops = False
+        self._begun = False
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._checkpoint_step = checkpoint["global_step"]
+    # Before training
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Lightning does not restore its step for a test: it would log at step 0, or at the last one of the fit
-        _call_loggers(trainer, "evaluate_at", self._checkpoint_step if trainer.ckpt_path else trainer.global_step)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
-            self.on_test_start(trainer, pl_module)
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                _check(callback)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._note(trainer, "running")  # its config.yaml is there by now
-        _call_loggers(trainer, "evaluate_at", None)
-        if self._loaded is None:
-            return
-        # now, and not when it was loaded: making the loaders has used random numbers since
-        set_random_state(self._loaded)
-        self._loaded = None
-        _call_loggers(trainer, "forget_from", trainer.global_step)
+        _check_validation(trainer)
+        begun_before = run_directory.read_state(Path(trainer.default_root_dir)) not in (None, "starting")
+        self._note(trainer, "running")
+        self._begun = True
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, callbacks.GradientAccumulationScheduler):  # acts at the start of an epoch only
+                trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
+        if self._loaded is not None:
+            self._restore(self._loaded, trainer, pl_module)
+            self._loaded = None
+        for logger in trainer.loggers if begun_before else ():
+            if hasattr(logger, "forget_from"):
+                logger.forget_from(trainer.global_step)
+
+    def _restore(self, state: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
+        # Not earlier: making the loaders has used random numbers since the checkpoint was loaded.
+        set_random_state(state)
+        trainer.callback_metrics.update(state["metrics"])
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name not in state["frozen"])
+        for name, norm in _batch_norms(module):
+            norm.track_running_stats = name not in state["untracked"]  # type: ignore[assignment]
+        self._stops = state["stops"] == "after this epoch"
+        trainer.should_stop = state["stops"] == "now"
+        if state["epoch_ended"]:  # with max_steps, Lightning would end the same epoch again
+            trainer.fit_loop.epoch_loop.restarting = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop |= self._stops
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        loops = checkpoint["loops"]["fit_loop"]
+        epochs = loops["epoch_progress"]
+        epoch_ended = bool(epochs["current"]["processed"] > epochs["current"]["completed"])
+        for count in epochs.values() if epoch_ended else ():
+            count["completed"] = count["processed"]
+        stops = "now" if trainer.should_stop else ""
+        if trainer.should_stop and trainer.validating and _may_stop(trainer):
+            # Lightning restores no request to stop. After a validation nothing but the end of the epoch is left.
+            stops = "after this epoch"
+            loops["epoch_loop.batch_progress"]["is_last_batch"] = True
+        checkpoint["resume"] = random_state() | {
+            "epoch_ended": epoch_ended,
+            "stops": stops,
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
+            "frozen": [name for name, parameter in pl_module.named_parameters() if not parameter.requires_grad],
+            "untracked": [name for name, norm in _batch_norms(pl_module) if not norm.track_running_stats],
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint.get("resume")
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, callbacks.ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
+                callback.current_score = checkpoint["callbacks"][callback.state_key]["current_score"]
+
+    # The end
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, "finished")
+        self._begun = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._noted:
-            with suppress(OSError):  # on a full disk the exception says more; a run left "running" can be resumed too
-                self._note(trainer, "stopped" if isinstance(exception, KeyboardInterrupt | SystemExit) else "failed")
+        asked = isinstance(exception, KeyboardInterrupt | SystemExit)
+        with suppress(OSError):  # on a full disk the exception says more; a run left "running" can be resumed too
+            if self._begun:
+                self._note(trainer, "stopped" if asked else "failed")
+            elif not asked and trainer.is_global_zero:
+                run_directory.discard(Path(trainer.default_root_dir))
 
-    def state_dict(self) -> dict[str, Any]:
-        return random_state()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loaded = state_dict
-
-    def _note(self, trainer: Trainer, state: State) -> None:
-        self._noted = state == "running"  # until it is over
+    def _note(self, trainer: Trainer, state: run_directory.State) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            write_state(Path(trainer.default_root_dir), state)
+            directory = Path(trainer.default_root_dir)
+            run_directory.write_state(directory, state)
+            if state != "running":
+                run_directory.disown(directory)
 
 
-def _call_loggers(trainer: Trainer, method: str, step: int | None) -> None:
-    for logger in trainer.loggers:
-        if hasattr(logger, method):
-            getattr(logger, method)(step)
+def _check(callback: Callback) -> None:
+    """Raises ValueError for a callback with which a fit cannot resume exactly; names one whose state is not saved."""
+    name = type(callback).__name__
+    for kind, remedy in UNSUPPORTED.items():
+        if isinstance(callback, kind):
+            raise ValueError(f"a fit with the callback {name} cannot be resumed exactly: {remedy}")
+    if isinstance(callback, callbacks.ModelCheckpoint):
+        by_epoch = "'every_n_train_steps': 0" in callback.state_key and "_interval': None" in callback.state_key
+        if callback.save_on_exception or not by_epoch:
+            raise ValueError(
+                f"{name} with every_n_train_steps, train_time_interval or save_on_exception saves where a fit cannot "
+                f"resume exactly: {OWN_CHECKPOINTS}; or give it every_n_epochs"
+            )
+    saves = type(callback).state_dict is not Callback.state_dict
+    saves |= type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
+    ours = type(callback).__module__.startswith("litengine.")
+    if vars(callback) and not (saves or ours or isinstance(callback, STATELESS)):
+        print_line(f"{name} has no state_dict: what it remembers is not restored when the fit is resumed")
+
+
+def _check_validation(trainer: Trainer) -> None:
+    """Raises ValueError if a validation would come at a moment that no checkpoint can hold."""
+    if not trainer.enable_validation or trainer.val_check_batch == math.inf:
+        return
+    if trainer.val_check_batch is None:
+        raise ValueError(
+            "trainer.val_check_interval is a time, and a resumed fit would validate elsewhere: give a number of "
+            "batches, or a fraction of an epoch"
+        )
+    interval, batches = int(trainer.val_check_batch), int(trainer.num_training_batches)
+    across_epochs = trainer.check_val_every_n_epoch is None
+    ends = range(interval, batches * interval + 1 if across_epochs else batches + 1, interval)
+    schedulers = [c for c in trainer.callbacks if isinstance(c, callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
+    for window in {trainer.accumulate_grad_batches, *(n for c in schedulers for n in c.scheduling.values())}:
+        if any(end % batches % window for end in ends):
+            raise ValueError(
+                f"trainer.val_check_interval validates every {interval} of {batches} batches, between batches whose "
+                f"gradients are accumulated ({window}); no checkpoint holds gradients: choose a multiple of {window}"
+            )
+
+
+def _may_stop(trainer: Trainer) -> bool:
+    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+
+
+def _batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, part) for name, part in module.named_modules() if hasattr(part, "track_running_stats")]
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global generator, as tensors, numbers and lists: what `weights_only=True` loads."""
+    """The state of every global generator, as tensors, numbers and lists, which `weights_only=True` loads."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {
@@ -82,7 +190,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """The inverse of `random_state`; GPUs that were not there then keep their state."""
+    """The inverse of `random_state`. GPUs that were not present then keep their state."""
     torch.set_rng_state(state["torch"].cpu())
     for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(generator.cpu(), device)

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from litengine.data.loader import BatchLoader
@@ -60,7 +59,8 @@ class CheckNumerics(Callback):
         self.skipped = self.skipped_in_a_row = 0
         self._skipped_in_epoch: list[Step] = []
         self._pending: list[Step] = []  # not looked at yet
-        self._buffers: list[tuple[Tensor, Tensor]] = []  # each with its value before the step
+        self._buffers: list[Tensor] = []
+        self._buffers_before: list[Tensor] = []  # before the step
         self._every = 1
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,7 +73,8 @@ class CheckNumerics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = 1 if self.on_nan == "skip" else self.batches_between_looks(trainer)
-        self._buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()] if self._every == 1 else []
+        self._buffers = list(pl_module.buffers()) if self._every == 1 else []
+        self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     def batches_between_looks(self, trainer: Trainer) -> int:
         on_cpu = trainer.strategy.root_device.type == "cpu"  # where there is nothing to wait for
@@ -81,20 +82,12 @@ class CheckNumerics(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._batch, self._batch_index = batch, batch_idx
-        if batch_idx % trainer.accumulate_grad_batches == 0:
-            for buffer, before in self._buffers:
-                before.copy_(buffer)
-
-    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        self._loss = loss.detach()
+        if self._buffers and batch_idx % trainer.accumulate_grad_batches == 0:
+            torch._foreach_copy_(self._buffers_before, self._buffers)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loss, norm = self._loss, _norm([p.grad for p in _parameters(trainer.optimizers[0]) if p.grad is not None])
-        if scaler := _scaler(trainer):
-            scale = scaler.scale(torch.ones_like(loss))  # unlike get_scale, this does not wait for the device
-            loss, norm = loss / scale, norm / scale
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self._pending.append(Step(trainer.current_epoch, self._batch_index, trainer.global_step, rate, loss, norm))
+        rate, numbers = trainer.optimizers[0].param_groups[0]["lr"], (pl_module.backward_loss, pl_module.gradient_norm)
+        self._pending.append(Step(trainer.current_epoch, self._batch_index, trainer.global_step, rate, *numbers))
 
     # Looking
 
@@ -135,7 +128,7 @@ class CheckNumerics(Callback):
     def _first_bad(self, trainer: Trainer) -> tuple[Step | None, int]:
         """The first pending step with trouble, its numbers read, and the process that had it; none is pending then."""
         steps, self._pending = self._pending, []
-        numbers = torch.stack([torch.stack([s.loss.float(), s.gradient_norm.float()]) for s in steps])
+        numbers = torch.stack([number for step in steps for number in step[4:]]).view(-1, 2)
         scaler = _scaler(trainer)
         infinite_gradients_are_bad = scaler is None or scaler.get_scale() < LOWEST_SCALE
         everywhere = gathered(numbers).tolist()  # (processes, steps, 2), since all must decide alike
@@ -191,24 +184,13 @@ class CheckNumerics(Callback):
         (directory / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     def _restore_buffers(self) -> None:
-        for buffer, before in self._buffers:
-            buffer.copy_(before)
-
-
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _norm(gradients: list[Tensor]) -> Tensor:
-    if gradients[0].device.type != "cpu":
-        return get_total_norm(gradients)  # of all in a few kernels; on a CPU, sorting them takes twice as long
-    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each) for each in gradients]))
-    return norm
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._buffers_before)
 
 
 def _leave_out(optimizer: Optimizer, with_scaler: bool) -> None:
     """Makes the coming step of the optimizer do nothing: what has no gradient is not touched, nor is its state."""
-    for parameter in _parameters(optimizer):
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if with_scaler and optimizer.defaults.get("fused") and parameter.grad is not None:
             parameter.grad.fill_(math.inf)  # the scaler only now looks for infinite ones, and there must be some
         else:

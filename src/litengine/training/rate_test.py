@@ -1,4 +1,4 @@
-"""The learning-rate range test: which rate a recipe trains fastest with, before it breaks."""
+"""The learning-rate range test: loss against a rising learning rate."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ BROKEN = 4.0  # a loss this many times the lowest ends the test
 
 @dataclass
 class Curve:
-    """Loss against learning rate; one entry a step, rates rising."""
+    """Loss against learning rate: one entry for each step, with rising rates."""
 
     rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # smoothed
 
     @property
     def steepest(self) -> float | None:
-        """The rate at which the loss falls fastest as the rate grows; None where it never falls.
+        """The rate at which the loss falls fastest; None if it never falls.
 
-        The first tenth of the test and what comes after the lowest loss do not count: there the loss moves by chance.
+        The first tenth of the test and the steps after the lowest loss are ignored, because they are noisy.
         """
         lowest = min(range(len(self.losses)), key=self.losses.__getitem__, default=0)
         places = range(max(1, len(self.losses) // 10), lowest)
@@ -33,23 +33,23 @@ class Curve:
 
 
 class RateRangeTest(Callback):
-    """Raises the learning rate from `lowest` to `highest`, by the same factor every step, and keeps the loss.
+    """Raises the learning rate from `lowest` to `highest` by the same factor at every step, and records the loss.
 
-    Not Lightning's finder, which gives all parameter groups one rate: here each keeps its ratio to the first, so that
+    Lightning's finder gives all parameter groups one rate. Here each group keeps its ratio to the first one, so that
     Muon and its SGD groups are tested as they are trained. Source: Smith, "Cyclical Learning Rates for Training Neural
     Networks" (2017).
 
     Args:
-        steps: of training; fewer where the loss breaks off.
+        steps: number of training steps; the test ends early if the loss diverges.
         lowest, highest: learning rate of the first parameter group.
     """
 
     def __init__(self, steps: int, lowest: float, highest: float) -> None:
         if steps < 10:
-            raise ValueError(f"tune: --steps is {steps}: 10 or more are needed for a curve")
+            raise ValueError(f"tune: --steps is {steps}: choose 10 or more for a curve")
         if not 0 < lowest < highest:
             raise ValueError(
-                f"tune: rates from {lowest} to {highest} do not rise: give --lowest below --highest, above 0"
+                f"tune: --lowest is {lowest} and --highest {highest}: choose a --lowest above 0 and below --highest"
             )
         self.steps = steps
         self.lowest = lowest

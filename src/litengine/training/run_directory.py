@@ -1,88 +1,196 @@
-"""The run directory: everything one run writes lies under `runs/<name>/<time>/`."""
+"""The run directory: everything one run writes lies under `runs/<name>/<time>/`, and one process at a time owns it."""
 
+import errno
 import json
+import os
+import sys
+import time
+import uuid
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import IO, Any, Literal, get_args
 
-from litengine.files import relative, write_whole
+import yaml
+
+from litengine.files import link, relative, write_whole
 from litengine.training.launch import agree
 
-State = Literal["running", "stopped", "failed", "finished"]
+if sys.platform != "win32":
+    import fcntl
+
+State = Literal["starting", "running", "stopped", "failed", "finished"]
+CONFIG, STATE, LOCK = "config.yaml", "state.json", ".lock"
+LONGEST_NAME = 200  # bytes
+_owned: dict[Path, IO[str]] = {}
+_made: set[Path] = set()
 
 
-def new_run_dir(root: str | Path, name: str) -> Path:
-    """Makes `root/name/<time>/`, absolute; of two runs that start in the same second the later gets a `-1`. Of several
-    processes the first makes it, for all."""
-    return Path(agree("run directory", lambda: str(_make_run_dir(root, name))))
+def new_run_dir(
+    root: str | Path, name: str, settings: dict[str, Any] | None = None, given: str | Path | None = None
+) -> Path:
+    """Makes `root/name/<time>/`, absolute; a second run of the same second gets a `-1`. Of several processes the first
+    makes it, for all.
+
+    Args:
+        settings: the config of a fit. It is written at once, so that a fit that is killed at any time can be resumed.
+        given: the directory to use instead.
+
+    Raises:
+        ValueError: for a name that cannot be one folder, or if `given` holds a run.
+    """
+    return Path(agree("run directory", lambda: str(_make_run_dir(root, name, settings, given))))
 
 
-def _make_run_dir(root: str | Path, name: str) -> Path:
-    parent = Path(root).absolute() / name
+def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, given: str | Path | None) -> Path:
+    if given is not None:
+        directory = Path(given).absolute()
+        if read_state(directory) is not None:
+            raise ValueError(
+                f"trainer.default_root_dir {given} holds a run: leave it out to get a new directory, or go on with it "
+                f"by --resume {given}"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+    else:
+        directory = _new_folder(Path(root).absolute() / checked_name(name))
+    if settings is not None:
+        own(directory)
+        _made.add(directory)
+        write_whole(directory / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+        write_state(directory, "starting")
+    return directory
+
+
+def _new_folder(parent: Path) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    time = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    moment = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
     for attempt in range(1000):
-        directory = parent / (f"{time}-{attempt}" if attempt else time)
-        try:
+        directory = parent / (f"{moment}-{attempt}" if attempt else moment)
+        with suppress(FileExistsError):
             directory.mkdir()
-        except FileExistsError:
-            continue
-        return directory
-    raise OSError(f"{parent} holds a thousand runs that started at {time}: something makes runs in a loop")
+            return directory
+    raise OSError(f"{parent} holds a thousand runs that started at {moment}: something makes runs in a loop")
 
 
-def discard_empty(directory: Path) -> None:
-    """Removes a run directory in which nothing stands, and the folders above that are left empty by it."""
+def checked_name(name: str) -> str:
+    """Raises ValueError for a name that cannot be the name of one folder."""
+    if (
+        name in ("", ".", "..")
+        or len(os.fsencode(name)) > LONGEST_NAME
+        or not name.isprintable()
+        or set(name) & {*"/\\"}
+    ):
+        raise ValueError(
+            f"--name is {name!r}: choose a name of 1 to {LONGEST_NAME} printable characters, without / and \\"
+        )
+    return name
+
+
+def discard(directory: Path) -> None:
+    """Removes the run directory of a fit that this process began and that never trained, with the folders above that
+    are empty then. Files other than its config and state stay."""
+    if directory in _made and read_state(directory) == "starting":
+        for name in (CONFIG, STATE, LOCK):
+            (directory / name).unlink(missing_ok=True)
+        disown(directory)
     with suppress(OSError):
         for folder in (directory, directory.parent, directory.parent.parent):
             folder.rmdir()
 
 
+def own(directory: Path) -> bool:
+    """Makes this process the owner of a run directory, until `disown` or its end, however it ends. Returns False if
+    another process is."""
+    if directory in _owned or sys.platform == "win32":
+        return True
+    file = (directory / LOCK).open("a+")
+    try:
+        # Not flock: workers that outlive a killed process would hold it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            return False  # any other: a file system without locks
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {os.uname().nodename}")
+    file.flush()
+    _owned[directory] = file
+    return True
+
+
+def disown(directory: Path) -> None:
+    if file := _owned.pop(directory, None):
+        file.close()
+
+
 def write_state(directory: Path, state: State) -> None:
-    """Notes how far the run is. A run that was killed stays `running`."""
-    write_whole(directory / "state.json", json.dumps({"state": state, "at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}))
+    """Notes how far the run is. A run that was killed stays `starting` or `running`."""
+    content = _content(directory) | {"state": state, "at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+    content.setdefault("started", time.time())
+    content.setdefault("id", os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])  # the variable is set by a sweep
+    write_whole(directory / STATE, json.dumps(content))
 
 
 def read_state(directory: Path) -> State | None:
-    """How far a run is; None where the directory is no run's."""
-    try:
-        state: State = json.loads((directory / "state.json").read_text())["state"]
-    except FileNotFoundError:
+    """How far a run is; None if the directory is no run's. A run whose state cannot be read counts as `running`."""
+    if not (directory / CONFIG).is_file():
         return None
-    return state
+    state = _content(directory).get("state")
+    return state if state in get_args(State) else "running"
 
 
-def runs_in(root: str | Path, name: str = "*") -> list[Path]:
+def run_id(directory: Path) -> str:
+    """The id of the run at its tracker."""
+    return str(_content(directory).get("id") or uuid.uuid4().hex[:8])
+
+
+def _content(directory: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((directory / STATE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def runs_in(root: str | Path, name: str | None = None) -> list[Path]:
     """The run directories under `root`, oldest first, all or those of one name."""
-    found = [path.parent for path in Path(root).absolute().glob(f"{name}/*/state.json")]
-    return sorted(found, key=lambda directory: directory.name)
+    found = []
+    for parent in [Path(root).absolute() / name] if name is not None else _folders(Path(root).absolute()):
+        found += [directory for directory in _folders(parent) if read_state(directory) is not None]
+    return sorted(found, key=lambda directory: (directory.name[:19], len(directory.name), directory.name))
+
+
+def _folders(parent: Path) -> list[Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
 
 
 def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
-    """The run directory to resume.
+    """The run directory to resume, which this process owns from now on.
 
     Args:
-        wanted: `last`: the newest unfinished run under `root`, or where all are finished the newest; `auto`: the newest
-            unfinished one called `name`, None where there is none; else the run directory itself.
+        wanted: `last`: the newest unfinished run under `root`, or if all are finished the newest; `auto`: the newest
+            unfinished one called `name` that no process owns, None if there is none; else the run directory itself.
 
     Raises:
-        ValueError: where there is no such run.
+        ValueError: if there is no such run, or another process owns it.
     """
-    if wanted not in ("last", "auto"):
-        directory = Path(wanted).absolute()
-        if read_state(directory) is None:
-            raise ValueError(f"{wanted} is no run directory: there are {_listing(runs_in(root)) or 'none yet'}")
-        return directory
     if wanted == "auto" and name is None:
         raise ValueError("--resume auto needs to know which run: give it with --config or --name")
-    found = runs_in(root, name if wanted == "auto" and name else "*")
+    found = (
+        runs_in(root, name if wanted == "auto" else None) if wanted in ("last", "auto") else [Path(wanted).absolute()]
+    )
     unfinished = [directory for directory in found if read_state(directory) != "finished"]
-    if unfinished or wanted == "auto":
-        return unfinished[-1] if unfinished else None
+    if wanted == "auto":
+        return next((directory for directory in reversed(unfinished) if own(directory)), None)
     if not found:
         raise ValueError(f"there is no run to resume under {root} yet")
-    return found[-1]
+    directory = (unfinished or found)[-1]
+    if read_state(directory) is None:
+        raise ValueError(f"{wanted} is no run directory: there are {_listing(runs_in(root)) or 'none yet'}")
+    if not own(directory):
+        owner = (directory / LOCK).read_text() or "another one"
+        raise ValueError(f"{relative(directory)} is in use by process {owner}: wait for its end, or resume another run")
+    return directory
 
 
 def _listing(directories: list[Path]) -> str:
@@ -90,6 +198,16 @@ def _listing(directories: list[Path]) -> str:
 
 
 def run_dir_of(checkpoint: str | Path) -> Path | None:
-    """The run directory that a checkpoint lies in, through links; None where it lies in no run directory."""
+    """The run directory that a checkpoint lies in, through links; None if it lies in no run directory."""
     directory = Path(checkpoint).resolve().parent.parent
-    return directory if (directory / "config.yaml").is_file() else None
+    return directory if (directory / CONFIG).is_file() else None
+
+
+def link_best(checkpoint: Path) -> bool:
+    """Makes `best.ckpt` in the working directory a link to a checkpoint, unless it links to one of a run that was
+    started later. Returns whether it did."""
+    started, theirs = (
+        float(_content(run).get("started", 0)) if run is not None else 0.0
+        for run in (run_dir_of(checkpoint), run_dir_of("best.ckpt"))
+    )
+    return theirs <= started and link(checkpoint, "best.ckpt")

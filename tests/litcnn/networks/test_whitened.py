@@ -145,7 +145,7 @@ def test_a_saved_state_brings_its_whitening_along():
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (0, 3, 8, 8), (2, 3, 1, 8), (3, 8, 8)])
 def test_images_that_teach_nothing_are_refused(shape):
-    with pytest.raises(ValueError, match=r"images of shape \[.*\]: \(N, 3, H, W\) with at least one image of 2x2"):
+    with pytest.raises(ValueError, match=r"images of shape \[.*\]: give \(N, 3, H, W\), at least one image of 2x2"):
         WhitenedCNN(widths=(4,)).initialize(torch.zeros(shape))
 
 
@@ -200,7 +200,7 @@ def test_frozen_parameters_get_no_gradient_and_all_others_do():
 )
 def test_images_too_small_name_the_smallest_size(widths, size, smallest):
     network = WhitenedCNN(widths=widths).eval()
-    with pytest.raises(ValueError, match=rf"{size}x40 pixels, {smallest}x{smallest} or more are needed with"):
+    with pytest.raises(ValueError, match=rf"{size}x40 pixels, but .* need {smallest}x{smallest} or more"):
         network(torch.zeros(1, 3, size, 40))
     assert network(torch.zeros(1, 3, smallest, smallest)).shape == (1, 10)
 
@@ -208,10 +208,10 @@ def test_images_too_small_name_the_smallest_size(widths, size, smallest):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"widths": []}, r"number of widths is 0, 1 or more"),
-        ({"widths": [64, 0]}, r"smallest width is 0, 1 or more"),
-        ({"in_channels": 0}, r"in_channels is 0, 1 or more"),
-        ({"num_classes": 0}, r"num_classes is 0, 1 or more"),
+        ({"widths": []}, r"number of widths is 0: choose 1 or more"),
+        ({"widths": [64, 0]}, r"smallest width is 0: choose 1 or more"),
+        ({"in_channels": 0}, r"in_channels is 0: choose 1 or more"),
+        ({"num_classes": 0}, r"num_classes is 0: choose 1 or more"),
     ],
 )
 def test_what_cannot_work_says_which_and_why(options, words):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from project_for_tests import PACKAGE
 
 SLOW = {"gradio", "IPython", "jinja2", "matplotlib", "onnx", "onnxruntime", "pandas", "sklearn", "wandb"}
 RUN = """
@@ -11,7 +12,7 @@ import contextlib, sys
 {first}
 packages = lambda: {{name.partition(".")[0] for name in sys.modules}}
 before = packages()
-from litcnn.cli import main
+from {package}.__main__ import main
 for arguments in {commands}:
     with contextlib.suppress(SystemExit):
         main(arguments)
@@ -21,7 +22,7 @@ print("imported:", *(packages() - before))
 
 def imported_by(*commands: list[str], after: str = "") -> set[str]:
     """The packages that a process has imported when these command lines are answered; not those imported before."""
-    code = RUN.format(first=after, commands=list(commands))
+    code = RUN.format(package=PACKAGE, first=after, commands=list(commands))
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     printed, _, names = process.stdout.rpartition("imported: ")
     assert printed or process.stderr  # an answer
@@ -31,12 +32,12 @@ def imported_by(*commands: list[str], after: str = "") -> set[str]:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["fti"], []])
 def test_what_needs_no_library_imports_none(arguments: list[str]) -> None:
     imported = imported_by(arguments)
-    assert "litcnn" in imported
+    assert PACKAGE in imported
     assert not imported & {"torch", "lightning", "numpy", "scipy", *SLOW}
 
 
 def test_the_parser_of_a_fit_imports_nothing_slow_that_lightning_does_not() -> None:
     # torchmetrics, which is Lightning's, imports matplotlib where it is installed
     imported = imported_by(["fit", "--help"], ["fit", "--model.widht", "3"], after="import torch, lightning")
-    assert "litcnn" in imported
+    assert PACKAGE in imported
     assert not imported & SLOW

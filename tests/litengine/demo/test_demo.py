@@ -4,8 +4,7 @@ import subprocess
 import sys
 
 import pytest
-
-from litcnn.__main__ import main
+from project_for_tests import main
 
 
 def test_without_gradio_it_says_how_to_get_it(
@@ -15,7 +14,7 @@ def test_without_gradio_it_says_how_to_get_it(
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "--ckpt_path", "best.ckpt"])
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == 'error: demo needs Gradio, which is not installed: pip install "litcnn[demo]"\n'
+    assert capsys.readouterr().err == 'error: demo needs Gradio, which is not installed: pip install -e ".[demo]"\n'
 
 
 def test_its_help_waits_for_nothing_slow() -> None:

@@ -1,4 +1,4 @@
-"""The page as its server answers: without a browser, and to those who do not keep to it."""
+"""The page as its server answers, without a browser."""
 
 import base64
 import io
@@ -17,28 +17,30 @@ import pytest
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
-from torch import nn
+from project_for_tests import CNN
 
-from litcnn.model import ImageClassifier
-from litcnn.networks import CNN
-from litengine.data import Digits
 from litengine.demo import page as page_module
-from litengine.demo.examples import save_examples
-from litengine.demo.page import CSS, describe, make_page
+from litengine.demo import server as server_module
+from litengine.demo.page import CSS, describe, make_page, save_examples
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
-from litengine.inference.predictor import Predictor
+from litengine.inference.predictor import Classifier, Predictor
 from litengine.inference.saliency import saliency
 
 pytest.importorskip("gradio")
 http = pytest.importorskip("httpx").Client(timeout=60)
 
 
-def make_predictor(network: nn.Module | None = None, names: int = 12) -> Predictor:
+def make_predictor(names: int = 12) -> Predictor:
     torch.manual_seed(0)
-    classifier = ImageClassifier(network or CNN(widths=[4], hidden=8, image_size=32, num_classes=names))
-    classifier.class_names = [f"class {label}" for label in range(names)]
-    classifier.image_shape = (3, 32, 32)
-    return Predictor(classifier, "cpu")
+    facts = {
+        "class_names": [f"class {label} <b>" for label in range(names)],
+        "image_shape": [3, 32, 32],
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+        "tta": "none",
+        "channels_last": False,
+    }
+    return Predictor(Classifier(CNN(widths=[4], hidden=8, image_size=32, num_classes=names), facts), "cpu")
 
 
 class Site(NamedTuple):
@@ -79,15 +81,18 @@ class Site(NamedTuple):
 
 @contextmanager
 def served(folder: Path) -> Iterator[Site]:
-    """Twelve classes, the digits as examples."""
+    """Twelve classes, and two examples."""
     folder = folder.resolve()
+    files = [folder.parent / f"{name}.png" for name in "ab"]
+    for file in files:
+        file.write_bytes(png(random_image()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         predictor = make_predictor()
-        examples = save_examples({"class_path": "litengine.data.Digits"}, folder)
-        page = make_page(predictor, "a <b>run</b>", examples, folder)
+        examples = save_examples(predictor, [str(file) for file in files], folder)
+        page = make_page(predictor, "a <b>*run*</b></title>", examples, folder)
         try:
-            yield Site(predictor, folder, launch(page, CSS, "127.0.0.1", find_port("127.0.0.1", None)))
+            yield Site(predictor, folder, launch(page, CSS, "127.0.0.1", find_port("127.0.0.1", None), folder))
         finally:
             page.close(verbose=False)
 
@@ -128,10 +133,8 @@ def test_the_answer_is_that_of_the_predictor(site: Site) -> None:
 
 
 def test_an_example_is_a_file_like_an_upload(site: Site) -> None:
-    image = Digits().load("test").images[0]
-    label = int(Digits().load("test").labels[0])
-    answer = site.classify({"path": str(site.folder / f"{label}.png"), "meta": {"_type": "gradio.FileData"}})
-    assert answer["output"]["data"][0]["label"] == site.predictor.predict(image).label
+    answer = site.classify({"path": str(site.folder / "examples/1.png"), "meta": {"_type": "gradio.FileData"}})
+    assert answer["output"]["data"][0]["label"] == site.predictor.predict(random_image()).label
 
 
 def bomb(size: int = 20_000) -> bytes:
@@ -198,21 +201,37 @@ def test_uploads_are_forgotten_and_examples_are_not(tmp_path: Path, monkeypatch:
     with served(tmp_path / "site") as site:
         answer = site.classify(site.upload("photo.png", png(random_image())))
         assert answer["success"]
-        examples = {site.folder / f"{digit}.png" for digit in range(10)}
+        examples = set((site.folder / "examples").iterdir())
+        assert len(examples) == 2
         deadline = time.monotonic() + 20
         while (files := {path for path in site.folder.rglob("*") if path.is_file()}) != examples:
             assert files > examples and time.monotonic() < deadline
             time.sleep(0.1)
 
 
-def test_nothing_else_is_offered(site: Site) -> None:
+def test_nothing_else_is_offered_and_names_are_escaped(site: Site) -> None:
     config = http.get(f"{site.url}config").json()
-    assert config["title"] == "a <b>run</b> · LitCNN"
     assert config["footer_links"] == [] and not config["analytics_enabled"] and not config["show_error"]
     assert http.get(f"{site.url}gradio_api/info").json()["named_endpoints"] == {}
     assert http.get(f"{site.url}monitoring/summary").status_code >= 400
-    text = next(part["props"]["value"] for part in config["components"] if part["type"] == "markdown")
-    assert "<h1>a &lt;b&gt;run&lt;/b&gt;</h1>" in text and describe(site.predictor) in text
+    text = next(part["props"]["value"] for part in config["components"] if part["type"] == "html")
+    assert "<h1>a &lt;b&gt;*run*&lt;/b&gt;&lt;/title&gt;</h1>" in text and "class 0 &lt;b&gt;" in text
+    assert "</b></title>" not in http.get(site.url).text.replace("<title>", "", 1).split("</title>", 1)[0]
+
+
+def test_all_uploads_together_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MAX_UPLOADS", 3 * MAX_UPLOAD)
+    for number in range(6):
+        site.upload(f"{number}.png", bytes([number]) * (MAX_UPLOAD - 1000))
+    files = [path for path in site.folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 3 * MAX_UPLOAD + 10_000
+    assert "5.png" in {path.name for path in files} and len(list((site.folder / "examples").iterdir())) == 2
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
+def test_other_names_and_other_sites_are_refused(site: Site, headers: dict[str, str]) -> None:
+    files = {"files": ("a.png", png(random_image()))}
+    assert http.post(f"{site.url}gradio_api/upload", files=files, headers=headers).status_code == 403
 
 
 def test_an_error_of_ours_shows_no_traceback(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,9 +244,7 @@ def test_an_error_of_ours_shows_no_traceback(site: Site, monkeypatch: pytest.Mon
 
 
 def test_the_line_about_the_model() -> None:
-    assert describe(make_predictor(names=3)) == (
-        "CNN, 8,503 parameters · 32x32 pixels · 3 classes: class 0, class 1, class 2"
+    assert describe(make_predictor(3)) == (
+        "CNN, 8,503 parameters · 32x32 pixels · 3 classes: class 0 <b>, class 1 <b>, class 2 <b>"
     )
-    assert describe(make_predictor(names=11)).endswith(
-        "11 classes: " + ", ".join(f"class {n}" for n in range(10)) + ", …"
-    )
+    assert describe(make_predictor(11)).endswith(", class 9 <b>, …")

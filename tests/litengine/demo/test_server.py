@@ -3,11 +3,12 @@
 import asyncio
 import json
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, is_seen_by_others
+from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, is_seen_by_others, names_of
 
 
 def test_the_next_free_port_where_none_was_asked_for() -> None:
@@ -47,7 +48,9 @@ def test_who_sees_it(host: str, seen: bool) -> None:
     assert is_seen_by_others(host) is seen
 
 
-def ask(method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, dict[bytes, bytes], bytes | None]:
+def ask(
+    method: str, path: str, body: bytes = b"", listen: str = "127.0.0.1", **headers: str
+) -> tuple[int, dict[bytes, bytes], bytes | None]:
     """Status and headers of the answer, and the body that came through to the application; None where nothing did."""
     arrived: list[bytes] = []
     sent: list[dict[str, Any]] = []
@@ -68,10 +71,14 @@ def ask(method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int,
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    given = {"content-length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
+    given = {
+        "host": "127.0.0.1:7860",
+        "content-length": str(len(body)),
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
     raw = [(name.encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
-    asyncio.run(Gate(app)(scope, receive, send))
+    asyncio.run(Gate(app, names_of(listen), Path())(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), arrived[0] if arrived else None
 
 
@@ -107,3 +114,26 @@ def test_the_server_is_not_made_to_download(path: str) -> None:
 def test_what_is_no_json_is_left_to_the_application() -> None:
     for body in (b"{", b"[" * 30_000, b"\xff"):
         assert ask("POST", "/gradio_api/queue/join", body)[::2] == (200, body)
+
+
+@pytest.mark.parametrize(
+    ("listen", "headers", "status"),
+    [
+        ("127.0.0.1", {"host": "localhost:9000", "origin": "http://localhost:9000"}, 200),
+        ("127.0.0.1", {"host": "[::1]:7860"}, 200),
+        ("127.0.0.1", {"host": "192.168.0.7:7860"}, 403),
+        ("127.0.0.1", {"host": "evil.example:7860"}, 403),
+        ("127.0.0.1", {"host": "127.0.0.1.evil.example"}, 403),
+        ("127.0.0.1", {"host": ""}, 403),
+        ("127.0.0.1", {"host": "[evil"}, 403),
+        ("127.0.0.1", {"origin": "http://localhost:9000"}, 403),
+        ("127.0.0.1", {"origin": "https://evil.example"}, 403),
+        ("127.0.0.1", {"origin": "null"}, 403),
+        ("0.0.0.0", {"host": "192.168.0.7:7860", "origin": "http://192.168.0.7:7860"}, 200),
+        ("0.0.0.0", {"host": socket.gethostname()}, 200),
+        ("0.0.0.0", {"host": "evil.example"}, 403),
+    ],
+)
+def test_only_its_own_name_and_its_own_page_are_served(listen: str, headers: dict[str, str], status: int) -> None:
+    for method, path in [("GET", "/"), ("POST", "/gradio_api/queue/join"), ("POST", "/gradio_api/upload")]:
+        assert ask(method, path, b"[]", listen, **headers)[0] == status

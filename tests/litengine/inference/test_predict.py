@@ -1,6 +1,7 @@
 """The verb `predict`: its rows against the classifier, its tables and files, and what is refused before the work."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from project_for_tests import CNN, PACKAGE, load
 from torch import Tensor
 
 import litengine.inference.predict as module
-from litcnn import Predictor, load
-from litcnn.networks import CNN
-from litengine.inference.predict import predict
+from litengine.inference.predictor import Predictor
 
+predict = functools.partial(module.predict, trust=[PACKAGE])
 NAMES = ["ant", "[red]bee", "Dächs 猫", "dog"]
 NETWORK: dict[str, Any] = {"widths": [4], "hidden": 8, "image_size": 8, "num_classes": 4}
 UNKNOWN = "is not an image of a known format"
@@ -31,8 +32,11 @@ def checkpoint() -> None:
     with torch.no_grad():
         network.head[-1].weight.mul_(10)
     content = {
-        "config": {"model": {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}},
-        "data": {"class_names": NAMES, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.1] * 3},
+        "config": {"model": {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}},
+        "data": {
+            **{"class_names": NAMES, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.1] * 3},
+            **{"tta": "none", "channels_last": True},
+        },
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
     }
     torch.save(content, "best.ckpt")
@@ -153,14 +157,34 @@ def test_parquet_of_nothing_but_errors_keeps_its_types() -> None:
     assert str(parquet.read_table("p.parquet").schema.field("confidence").type) == "double"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
-def test_a_name_that_is_no_text_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "shown", "in_csv"),
+    [
+        ("\udcff", r"\xff", r"\xff"),  # a byte that is not UTF-8
+        ("a\x1b[31mb\n", r"a\x1b[31mb\n", r"a\x1b[31mb\n"),
+        ("\u202egpj", r"\u202egpj", r"\u202egpj"),
+        ("\ud800", r"\ud800", r"\ud800"),
+        ("=1+1", "=1+1", "'=1+1"),
+        ("@SUM(A1)", "@SUM(A1)", "'@SUM(A1)"),
+        ("-1", "-1", "-1"),  # a number is no formula
+    ],
+)
+def test_names_of_strangers_have_no_effect(
+    given: str, shown: str, in_csv: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load("best.ckpt", weights_only=True)
+    content["data"]["class_names"] = [given] * 4
+    torch.save(content, "best.ckpt")
     (path,) = make_images(1)
-    os.rename(path, b"pets/\xff.png")
+    os.rename(path, f"pets/{given}.png" if given != "\ud800" else "pets/a.png")
     for suffix in ("csv", "json", "parquet"):
         predict("best.ckpt", ["pets"], output=f"p.{suffix}")
-    assert read_csv()[0]["path"] == json.loads(Path("p.json").read_text("utf-8"))[0]["path"] == r"pets/\xff.png"
-    assert r"pets/\xff.png" in capsys.readouterr().out
+    (row,) = read_csv()
+    assert row["prediction"] == row["prediction_2"] == in_csv and float(row["confidence"]) > 0
+    assert json.loads(Path("p.json").read_text("utf-8"))[0]["prediction"] == shown
+    assert given == "\ud800" or row["path"] == f"pets/{shown}.png"
+    printed = capsys.readouterr().out
+    assert shown in printed and "\x1b[31mb" not in printed
 
 
 def test_where_no_image_can_be_read_it_fails_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,8 +203,8 @@ def test_where_no_image_can_be_read_it_fails_and_says_why(capsys: pytest.Capture
         ({"images": ["*.webp"]}, "no image matches"),
         ({"output": "p.txt"}, "output is p.txt: a name that ends with .csv, .json, .parquet is needed"),
         ({"output": "predictions"}, "output is predictions: a name that ends with"),
-        ({"output": "gone/p.csv"}, "cannot write gone/p.csv: No such file or directory"),
-        ({"output": "best.ckpt/p.csv"}, "cannot write best.ckpt/p.csv: Not a directory"),
+        ({"output": "gone/p.csv"}, "cannot write gone/p.csv: there is no folder gone"),
+        ({"output": "best.ckpt/p.csv"}, "cannot write best.ckpt/p.csv: there is no folder"),
         ({"output": "folder.csv"}, "output is folder.csv, which is a folder"),
         ({"top_k": 0}, "top_k is 0: 1 or more is needed"),
         ({"batch_size": -1}, "batch_size is -1: 1 or more is needed"),

@@ -1,5 +1,6 @@
 """A checkpoint as a classifier: what it says against plain torch, what it takes, and what it refuses."""
 
+import copy
 import functools
 import re
 import subprocess
@@ -9,26 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import project_for_tests as project
 import pytest
 import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from PIL import Image
+from project_for_tests import CNN, PACKAGE, ImageClassifier, ImageData
 from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
-import litcnn
-from litcnn import Prediction, Predictor
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
-from litcnn.networks import CNN
-from litengine.inference.predictor import _best_device
+from litengine import __version__
+from litengine.inference.predictor import Classifier, Prediction, Predictor, _best_device
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
 NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
-MODEL: dict[str, Any] = {"network": {"class_path": "litcnn.networks.CNN", "init_args": NETWORK}}
+MODEL: dict[str, Any] = {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}
+FACTS = {"class_names": ["ant", "bee", "cat"], "tta": "none", "channels_last": True}
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
 RANDOM = np.random.default_rng(0)
 
@@ -48,11 +48,11 @@ def network() -> nn.Module:
 
 @pytest.fixture
 def content(network: nn.Module) -> dict[str, Any]:
-    """What `fit` writes, as far as it is needed."""
+    """The parts of a checkpoint that are needed."""
     return {
-        "litcnn": "0.0.1",
-        "config": {"name": "a", "model": MODEL, "data": {"source": {"class_path": "litengine.data.Digits"}}},
-        "data": {"class_names": ["ant", "bee", "cat"], "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
+        "engine": "0.0.1",
+        "config": {"name": "a", "model": copy.deepcopy(MODEL), "data": {"source": {"class_path": "gone.Source"}}},
+        "data": {**FACTS, "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
     }
 
@@ -60,7 +60,7 @@ def content(network: nn.Module) -> dict[str, Any]:
 @pytest.fixture
 def predictor(content: dict[str, Any]) -> Predictor:
     torch.save(content, "best.ckpt")
-    return litcnn.load("best.ckpt", device="cpu")
+    return project.load("best.ckpt", device="cpu")
 
 
 def pixels(*shape: int) -> np.ndarray:
@@ -97,12 +97,12 @@ def test_images_are_prepared_as_torchvision_would(predictor: Predictor, network:
 
 
 def test_test_time_augmentation_is_the_checkpoints(content: dict[str, Any], network: nn.Module) -> None:
-    content["config"]["model"] = {**MODEL, "tta": "flip"}
+    content["data"]["tta"] = "flip"
     torch.save(content, "best.ckpt")
     image = pixels(3, SIZE, SIZE)
     views = torch.from_numpy(np.stack([image, image[:, :, ::-1]]))
     expected = by_hand(network, views).log().mean(0).softmax(0)  # a constant of the logits does not matter
-    found = litcnn.load("best.ckpt", device="cpu").predict(image).probabilities
+    found = project.load("best.ckpt", device="cpu").predict(image).probabilities
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert not np.allclose(found, by_hand(network, views[:1])[0], rtol=1e-3)
 
@@ -179,8 +179,7 @@ def test_a_missing_file_is_named(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6)])
 def test_only_square_images_of_three_channels_are_made_from_files(network: nn.Module, shape: tuple[int, ...]) -> None:
-    classifier = ImageClassifier(network)
-    classifier.image_shape = shape
+    classifier = Classifier(network, {**FACTS, "image_shape": list(shape), "mean": MEAN, "std": STD})
     with pytest.raises(ValueError, match=re.escape(f"images of shape {list(shape)}")):
         Predictor(classifier, "cpu")
 
@@ -193,10 +192,10 @@ def test_the_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch) ->
     assert _best_device() == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_says_what_the_cpu_says(predictor: Predictor) -> None:
     images = torch.from_numpy(pixels(20, 3, SIZE, SIZE))
-    on_gpu = litcnn.load("best.ckpt")
+    on_gpu = project.load("best.ckpt")
     assert next(on_gpu.classifier.parameters()).is_cuda
     found = on_gpu.probabilities(images)
     assert found.device.type == "cpu"
@@ -207,80 +206,56 @@ def test_a_gpu_says_what_the_cpu_says(predictor: Predictor) -> None:
 # Checkpoints
 
 
-def test_loading_needs_no_data(content: dict[str, Any]) -> None:
-    source = {"class_path": "litengine.data.ImageFolder", "init_args": {"root": "gone"}}
-    content["config"]["data"]["source"] = source
-    torch.save(content, "best.ckpt")
-    assert litcnn.load("best.ckpt").class_names == ["ant", "bee", "cat"]
-    assert not Path("data").exists()
-
-
-def test_loading_downloads_no_pretrained_weights(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    import timm
-
-    monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *args, **options: pytest.fail("downloads"))
-    arguments = {"model_name": "resnet10t", "pretrained": True}
-    of_timm = {"class_path": "timm.create_model", "init_args": arguments, "dict_kwargs": {"num_classes": 3}}
-    state = timm.create_model("resnet10t", num_classes=3).state_dict()
-    content["state_dict"] = {f"network.{name}": value for name, value in state.items()}
-    content["config"]["model"] = {"network": of_timm}
-    torch.save(content, "best.ckpt")
-    loaded = litcnn.load("best.ckpt", device="cpu").classifier.network.state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in state.items())
-
-
 def test_a_network_of_your_own_needs_its_package_trusted(
     content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("my_nets.py").write_text("from litcnn.networks import CNN\nclass Net(CNN):\n    ...\n")
+    Path("my_nets.py").write_text(f"from {PACKAGE}.networks import CNN\nclass Net(CNN):\n    ...\n")
     monkeypatch.syspath_prepend(Path.cwd())
     content["config"]["model"] = {"network": {"class_path": "my_nets.Net", "init_args": NETWORK}}
     torch.save(content, "best.ckpt")
     with pytest.raises(ValueError, match="--trust my_nets"):
-        litcnn.load("best.ckpt")
+        project.load("best.ckpt")
     assert "my_nets" not in sys.modules
     for trust in (["my_nets"], "my_nets"):
-        assert type(litcnn.load("best.ckpt", trust=trust).classifier.network).__name__ == "Net"
+        assert type(project.load("best.ckpt", trust=trust).classifier.network).__name__ == "Net"
 
 
 def test_a_missing_checkpoint_is_told(predictor: Predictor) -> None:
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at bets\.ckpt: there are best\.ckpt"):
-        litcnn.load("bets.ckpt")
+        project.load("bets.ckpt")
 
 
 def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
     for name, size in {"cut.ckpt": 3000, "empty.ckpt": 0}.items():
         Path(name).write_bytes(Path("best.ckpt").read_bytes()[:size])
         with pytest.raises(ValueError, match=f"{name} is no intact checkpoint: "):
-            litcnn.load(name)
+            project.load(name)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c["config"].update(model={**MODEL, "colour": "red"}), "does not accept option 'colour'"),
-        (lambda c: c["config"].update(model={}), "it has no 'network'"),
-        (lambda c: c["config"].pop("model"), "it has no 'model'"),
-        (lambda c: c.update(config={"model": {**MODEL, "tta": "mirror"}}), "model.tta.*mirror"),
-        (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "'depth' is not accepted"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "unexpected keyword argument 'depth'"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden="9a"), "hidden is '9a', which is no int"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(widths=[4] * 9), "nothing is left of a 8x8"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden=9), "size mismatch for network.head"),
         (lambda c: c.pop("state_dict"), "it has no 'state_dict'"),
         (lambda c: c["state_dict"].popitem(), r'Missing key\(s\) in state_dict: "network.head.4.bias"'),
         (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
+        (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
+        (lambda c: c["data"].update(class_names=[1, 2, 3]), "are no facts of a classifier"),
         (lambda c: c.update(data=None), "not subscriptable"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_told(
     content: dict[str, Any], change: Callable[[dict[str, Any]], Any], reason: str
 ) -> None:
-    content["config"]["model"] = {"network": {"class_path": "litcnn.networks.CNN", "init_args": dict(NETWORK)}}
     change(content)
     torch.save(content, "old.ckpt")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        litcnn.load("old.ckpt")
+        project.load("old.ckpt")
     message = str(caught.value)
-    assert re.match(rf"old\.ckpt does not fit litcnn {litcnn.__version__} \(written by 0\.0\.1\): .*{reason}", message)
+    assert re.match(rf"old\.ckpt does not fit litengine {__version__} \(written by 0\.0\.1\): .*{reason}", message)
     assert "\n" not in message and len(message) < 500
 
 
@@ -322,7 +297,7 @@ def test_ema_checkpoints_give_the_averaged_weights() -> None:
     for weights in steps.weights[1:]:
         for name, value in weights.items():
             expected[name] = 0.7 * expected[name] + 0.3 * value
-    loaded = litcnn.load("best.ckpt", device="cpu").classifier.state_dict()
+    loaded = project.load("best.ckpt", device="cpu").classifier.state_dict()
     assert len(steps.weights) > 4
     for name, value in loaded.items():
         if value.is_floating_point():
@@ -332,12 +307,12 @@ def test_ema_checkpoints_give_the_averaged_weights() -> None:
 
 def test_checkpoints_of_a_compiled_network_load_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted()
-    plain = litcnn.load("best.ckpt", device="cpu")
+    plain = project.load("best.ckpt", device="cpu")
     # traced as always, but run without the minutes of a C++ compiler
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
     trainer = fitted(compile=True)
     assert trainer.lightning_module.network._compiled_call_impl is not None
-    compiled = litcnn.load("best.ckpt", device="cpu")
+    compiled = project.load("best.ckpt", device="cpu")
     assert compiled.classifier.network._compiled_call_impl is None
     states = plain.classifier.state_dict(), compiled.classifier.state_dict()
     assert states[0].keys() == states[1].keys()
@@ -354,7 +329,7 @@ def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPa
         "    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(3072, 10))\n"
     )
-    command = [sys.executable, "-m", "litcnn", "fit", "--config", str(CONFIGS / "with/debug.yaml")]
+    command = [sys.executable, "-m", PACKAGE, "fit", "--config", str(CONFIGS / "with/debug.yaml")]
     command += ["--model.network", "linear_net.Net", "--model.optimizer", "torch.optim.SGD"]
     command += ["--model.optimizer.init_args.lr", "0.1", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # of the programs
@@ -364,7 +339,7 @@ def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPa
         devices = ["--trainer.devices", processes, "--trainer.strategy", {"1": "auto", "2": "ddp"}[processes]]
         done = subprocess.run([*command, *devices], check=True, capture_output=True, text=True, timeout=280)
         assert ("2 x CPU" in done.stdout) == (processes == "2")
-        states.append(litcnn.load("best.ckpt", device="cpu", trust=["linear_net"]).classifier.state_dict())
+        states.append(project.load("best.ckpt", device="cpu", trust=["linear_net"]).classifier.state_dict())
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from matplotlib import colormaps
+from project_for_tests import ImageClassifier
 from torch import Tensor, nn
 
-from litcnn.model import ImageClassifier
 from litengine.inference.saliency import overlay, saliency
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.1, 0.2, 0.4]

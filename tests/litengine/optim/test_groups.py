@@ -1,8 +1,8 @@
 import pytest
 import torch
+from project_for_tests import WhitenedCNN
 from torch import nn
 
-from litcnn.networks import WhitenedCNN
 from litengine.optim import parameter_groups
 
 

@@ -55,8 +55,8 @@ def by_singular_values(matrix: Tensor, steps: int) -> Tensor:
 def test_orthogonalize_applies_the_quintic_to_every_singular_value(shape, steps):
     torch.manual_seed(0)
     matrix = 1e3 * torch.randn(shape)
-    result = orthogonalize(matrix, steps)
-    assert result.dtype == matrix.dtype and result.is_contiguous()
+    (result,) = orthogonalize([matrix], steps)
+    assert result.dtype == matrix.dtype
     torch.testing.assert_close(result.double(), by_singular_values(matrix, steps), rtol=1e-4, atol=1e-5)
 
 
@@ -64,14 +64,51 @@ def test_orthogonalize_applies_the_quintic_to_every_singular_value(shape, steps)
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6])
 def test_singular_values_lie_within_the_known_band(shape, scale):
     torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize(scale * torch.randn(shape)))
+    values = torch.linalg.svdvals(orthogonalize([scale * torch.randn(shape)])[0])
     assert values.min() > 0.65 and values.max() < 1.25
 
 
 def test_orthogonalize_leaves_zeros_and_keeps_the_type():
-    assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        assert orthogonalize(torch.randn(3, 4).to(dtype)).dtype == dtype
+    dtypes = (torch.float16, torch.bfloat16, torch.float64)
+    zeros, *others = orthogonalize([torch.zeros(3, 4), *(torch.randn(3, 4).to(dtype) for dtype in dtypes)])
+    assert torch.equal(zeros, torch.zeros(3, 4))
+    assert tuple(other.dtype for other in others) == dtypes
+
+
+@pytest.mark.parametrize(
+    ("shapes", "batches"),
+    [
+        ([(64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (2304, 256)], 1),  # of configs/fast.yaml
+        ([(4, 8), (8, 4), (512, 4608), (8, 8)], 2),
+        ([(2, 2), (300, 2), (2, 2)], 2),
+    ],
+)
+def test_matrices_padded_into_a_batch_give_the_same_as_alone(shapes, batches, monkeypatch):
+    torch.manual_seed(0)
+    matrices = [10.0**number * torch.randn(shape) for number, shape in enumerate(shapes)]
+    alone = [orthogonalize([matrix], 3)[0] for matrix in matrices]
+    products = []
+    multiply = torch.baddbmm
+    monkeypatch.setattr(torch, "baddbmm", lambda *args, **kwargs: products.append(0) or multiply(*args, **kwargs))
+    together = orthogonalize(matrices, 3)
+    assert len(products) == 2 * 3 * batches
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_and_momenta_of_another_layout_give_the_same_update(layout):
+    """torch's fused kernel for CPUs does not check it."""
+    results = []
+    for gradient_layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        parameter = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=layout))
+        optimizer = Muon([{"params": [parameter], "rule": "sgd"}], sgd_lr=0.1)
+        for _ in range(3):
+            parameter.grad = torch.randn(4, 3, 2, 2).to(memory_format=gradient_layout)
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
 
 
 def test_nothing_is_read_from_the_device():
@@ -175,7 +212,8 @@ def test_sgd_groups_equal_torch_bit_for_bit(momentum, nesterov, decay):
         sgd_nesterov=nesterov,
         sgd_weight_decay=decay,
     )
-    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=decay)
+    settings = {"lr": 0.1, "momentum": momentum, "nesterov": nesterov, "weight_decay": decay}
+    reference = torch.optim.SGD(theirs.parameters(), fused=True, **settings)
     start = copy.deepcopy(ours.state_dict())
     assert_same_bits(train(ours, optimizer), train(theirs, reference))
     assert not torch.equal(start["0.weight"], ours[0].weight)
@@ -187,7 +225,7 @@ def test_each_group_has_its_own_settings_and_the_others_do_not_reach_it():
     settings = {"matrices": {"lr": 0.3, "momentum": 0.5}, "biases": {"nesterov": False}, "norms": {"weight_decay": 0.1}}
     optimizer = Muon(parameter_groups(ours, settings), lr=0.05, sgd_lr=0.1, sgd_weight_decay=0.01)
     others = parameter_groups(theirs, settings)
-    reference = torch.optim.SGD(others[1:], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    reference = torch.optim.SGD(others[1:], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True)
     for step in range(10):
         optimizer.zero_grad()
         loss_of(ours, step).backward()

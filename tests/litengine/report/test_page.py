@@ -151,7 +151,9 @@ def test_names_are_text_and_nothing_else():
     ours = named([*ODD, "<script>alert(1)</script>", "'\" onload=alert(1) x='"])
     pixels = images(len(ours.labels))
     files = ['<img src="http://x/y">"'] * len(pixels)
-    html = page.render("<i>a</i>", "b", ours, {"test/<b>": 1.0}, pixels.__getitem__, files, ROWS, {"<u>": "</dl>"}, "</pre><h1>x")
+    html = page.render(
+        "<i>a</i>", "b", ours, {"test/<b>": 1.0}, pixels.__getitem__, files, ROWS, {"<u>": "</dl>"}, "</pre><h1>x"
+    )
     parsed = Parsed(html)
     assert parsed.open == []
     assert {"script", "i", "u"}.isdisjoint(tag for tag, _ in parsed.tags) and len(parsed.all("h1")) == 1

@@ -1,4 +1,4 @@
-"""Studies whose runs cost a fraction of a second each."""
+"""Studies whose runs take a fraction of a second each."""
 
 import subprocess
 import sys
@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from litengine.study import child, run_verb, workers
+from litengine import project
+from litengine.study import run_verb, workers
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`main.py study` with fake_fit.py in the place of fit."""
-    monkeypatch.setattr(child, "PROGRAM", [sys.executable, str(HERE / "fake_fit.py")])
+    """`main.py study` with fake_fit.py in place of the program that trains."""
+    monkeypatch.setattr(project, "command", lambda: [sys.executable, str(HERE / "fake_fit.py")])
     monkeypatch.setattr(workers, "visible_gpus", list)  # would import torch
     monkeypatch.setattr(workers, "INTERVAL", 0.02)
     return lambda *args: run_verb(["study", *args])

@@ -1,4 +1,4 @@
-"""Stands for `python -m litcnn` in the tests of studies: same options, same files, but nothing is trained.
+"""Stands for the project's program in the tests of studies: same options, same files, but it trains nothing.
 
 The accuracy after epoch e is a function of the fold, the seed and the settings `model.x` and `model.kind`; an epoch
 takes `model.pause` seconds. `model.fail` ends the fit with a message, `model.crash` with a traceback.

@@ -1,10 +1,12 @@
-"""`main.py` as a program of its own, for `study` alone, with fake_fit.py in the place of fit."""
+"""`main.py study` as a process of its own, with fake_fit.py in place of the program that trains."""
 
 import sys
 from pathlib import Path
 
-from litengine.study import child, run_verb, workers
+from litengine import project
+from litengine.study import run_verb, workers
 
-child.PROGRAM = [sys.executable, str(Path(__file__).with_name("fake_fit.py"))]
+project.command = lambda: [sys.executable, str(Path(__file__).with_name("fake_fit.py"))]
 workers.visible_gpus = list  # would import torch
+workers.INTERVAL = 0.02
 run_verb(sys.argv[1:])

@@ -1,150 +1,131 @@
-"""Folds and seeds, with a fit that is none."""
+"""Folds and seeds, with fake_fit.py in place of the program that trains."""
 
-import csv
 import math
-import os
 import signal
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
+from studies import kill_with_children, rows, trained, wait_for
 
-from litengine.study import locks
+from litengine.study.repeat import summarize
 from litengine.training.run_directory import read_state
 
 FOLDS = ["--folds", "3"]
 SLOW = ["--model.pause", "0.3"]
+ALL = {"fold-0": 1, "fold-1": 1, "fold-2": 1}
+HOME = Path("runs/digits-3-folds")
 
 
-def rows(study: Path) -> list[dict[str, str]]:
-    """study.csv, without what differs from time to time."""
-    with (study / "study.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "directory")} for row in csv.DictReader(file)]
-
-
-def trained(study: Path) -> dict[str, int]:
-    """How often each run was trained to its end."""
-    return {path.parents[1].name: len(path.read_text().splitlines()) for path in study.glob("*/*/trained")}
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_every_fold_is_trained_once_and_the_table_says_what_came_out(study, capsys):
+def test_every_fold_is_trained_once_and_reported(study, capsys):
     study(*FOLDS)
-    directory = Path("runs/digits-3-folds")
-    assert trained(directory) == {"fold-0": 1, "fold-1": 1, "fold-2": 1}
-    table = rows(directory)
+    assert trained(HOME) == ALL
+    table = rows(HOME)
     assert [row["run"] for row in table] == ["fold-0", "fold-1", "fold-2", "mean", "std", "low", "high"]
     values = [0.835, 0.836, 0.837]  # 0.9 - 0.2 ** 2 - 0.1 / 4, and a thousandth a fold
     half = 4.302653 * 0.001 / math.sqrt(3)  # t(0.975, 2)
     expected = [*values, 0.836, 0.001, 0.836 - half, 0.836 + half]
     assert [float(row["val/acc"]) for row in table] == pytest.approx(expected, abs=1e-6)
     assert {row["best_epoch"] for row in table[:3]} == {"4"} and "test/acc" not in table[0]
-    assert (directory / "study.png").read_bytes().startswith(b"\x89PNG")
+    assert (HOME / "study.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "val/acc 0.8360 ± 0.0010, 95 % interval 0.8335 to 0.8385 (3 folds)" in printed
-    assert "which images are held out" in printed and "fold-1: val/acc 0.8360" in printed
+    assert "images held out" in printed and "fold-1: val/acc 0.8360" in printed
 
 
-def test_the_test_set_is_read_only_when_that_is_asked_for(study):
+def test_the_test_set_is_read_only_if_asked(study):
     study(*FOLDS)
-    directory = Path("runs/digits-3-folds")
-    assert not [*directory.glob("*/*/report")]
-    study(*FOLDS, "--test", "true")  # afterwards: nothing is trained again
-    assert trained(directory) == {"fold-0": 1, "fold-1": 1, "fold-2": 1}
-    assert [float(row["test/acc"]) for row in rows(directory)[:4]] == pytest.approx([0.785, 0.786, 0.787, 0.786])
-    study(*FOLDS, "--test", "true", "--name", "at-once")
-    assert rows(Path("runs/at-once")) == rows(directory)
+    assert not [*HOME.glob("*/*/report")]
+    study(*FOLDS, "--test", "true")  # afterwards: trains nothing again
+    assert trained(HOME) == ALL
+    assert [float(row["test/acc"]) for row in rows(HOME)[:4]] == pytest.approx([0.785, 0.786, 0.787, 0.786])
+    study(*FOLDS, "--test", "true", "--name", "at-once", "--workers", "2")
+    assert rows("runs/at-once") == rows(HOME)
 
 
-def test_seeds_can_be_added(study, capsys):
-    study("--seeds", "0..1")
-    study("--seeds", "0..2,7")
+def test_seeds_can_be_added_and_the_monitored_metric_is_reported(study, capsys):
+    study("--seeds", "1", "--checkpoints.monitor", "val/loss", "--checkpoints.mode", "min")
+    assert "val/acc 0.8351 (1 seeds)" in capsys.readouterr().out
+    assert [row["val/acc"] for row in rows("runs/digits-seeds")] == ["0.8351", "0.8351", "", "", ""]
+    study("--seeds", "0..2,7", "--checkpoints.monitor", "val/loss", "--checkpoints.mode", "min")
     directory = Path("runs/digits-seeds")
     assert trained(directory) == {"seed-0": 1, "seed-1": 1, "seed-2": 1, "seed-7": 1}
-    assert [float(row["val/acc"]) for row in rows(directory)[:4]] == [0.835, 0.8351, 0.8352, 0.8357]
-    printed = capsys.readouterr().out
-    assert "2 of 4 runs are done already" in printed and "initial weights, order and augmentation" in printed
-
-
-def test_one_run_has_no_interval(study, capsys):
-    study("--seeds", "3")
-    assert "val/acc 0.8353 (1 seeds)" in capsys.readouterr().out
-    assert [row["val/acc"] for row in rows(Path("runs/digits-seeds"))] == ["0.835300", "0.835300", "", "", ""]
-
-
-def test_workers_change_nothing(study):
-    study(*FOLDS)
-    study(*FOLDS, "--workers", "2", "--name", "two")
-    assert rows(Path("runs/two")) == rows(Path("runs/digits-3-folds"))
+    table = rows(directory)
+    assert [float(row["val/acc"]) for row in table[:4]] == [0.835, 0.8351, 0.8352, 0.8357]
+    assert [float(row["val/loss"]) for row in table[:4]] == [0.265, 0.2649, 0.2648, 0.2643]
+    assert "1 of 4 runs are done already" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_study_that_is_asked_to_stop_goes_on_to_the_same_table(number, study, program, tmp_path):
+def test_a_stopped_study_continues_to_the_same_table(number, study, program):
     study(*FOLDS, *SLOW, "--name", "whole")
     stopped = program(*FOLDS, *SLOW, "--workers", "2")
-    directory = tmp_path / "runs/digits-3-folds"
-    wait_for(lambda: any("\n1," in path.read_text() for path in directory.glob("*/*/metrics.csv")))
+    wait_for(lambda: any("\n1," in path.read_text() for path in HOME.glob("*/*/metrics.csv")))
     stopped.send_signal(number)
     printed, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 128 + number, printed
     assert "stopped; go on with: python main.py study --folds 3 --model.pause 0.3 --workers 2" in printed
-    states = [read_state(path.parent) for path in directory.glob("*/*/state.json")]
-    assert states == ["stopped", "stopped"] and not (directory / "study.csv").exists()
+    states = [read_state(path.parent) for path in HOME.glob("*/*/state.json")]
+    assert states == ["stopped", "stopped"] and not (HOME / "study.csv").exists()
     study(*FOLDS, *SLOW)
-    assert rows(directory) == rows(tmp_path / "runs/whole")
-    assert trained(directory) == {"fold-0": 1, "fold-1": 1, "fold-2": 1}
+    assert rows(HOME) == rows("runs/whole") and trained(HOME) == ALL
 
 
 @pytest.mark.parametrize("with_its_runs", [True, False])
-def test_a_study_that_is_killed_goes_on_to_the_same_table(with_its_runs, study, program, tmp_path, capsys):
-    """By a power cut, or alone: then what it had started trains on, and must not be trained by two."""
+def test_a_killed_study_continues_to_the_same_table(with_its_runs, study, program, capsys):
     study(*FOLDS, *SLOW, "--name", "whole")
     killed = program(*FOLDS, *SLOW)
-    directory = tmp_path / "runs/digits-3-folds"
-    wait_for(lambda: any("\n1," in path.read_text() for path in directory.glob("fold-1/*/metrics.csv")))
-    killed.kill()
-    if with_its_runs:
-        os.kill(locks.holder(directory / "fold-1/lock"), signal.SIGKILL)
+    wait_for(lambda: any("\n1," in path.read_text() for path in HOME.glob("fold-1/*/metrics.csv")))
+    kill_with_children(killed.pid) if with_its_runs else killed.kill()
     killed.communicate(timeout=60)
     capsys.readouterr()
     study(*FOLDS, *SLOW)
-    assert ("fold-1 is still being trained" in capsys.readouterr().out) != with_its_runs
-    assert rows(directory) == rows(tmp_path / "runs/whole")
-    assert trained(directory) == {"fold-0": 1, "fold-1": 1, "fold-2": 1}
+    assert ("fold-1: waiting for another process" in capsys.readouterr().out) != with_its_runs
+    assert rows(HOME) == rows("runs/whole") and trained(HOME) == ALL
 
 
-def test_a_run_that_fails_stops_the_study_and_is_explained(study, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"^seed-1 failed, model.fail is true\n\(all it said: runs/s/seed-1/output.log"
-    ):
+def test_two_processes_in_one_study_train_every_run_once(study, program):
+    others = [program(*FOLDS, *SLOW) for _ in range(2)]
+    printed = [other.communicate(timeout=60)[0] for other in others]
+    assert [other.returncode for other in others] == [0, 0], printed
+    assert trained(HOME) == ALL and len(rows(HOME)) == 7
+
+
+def test_a_failed_run_stops_the_study_and_is_explained(study):
+    with pytest.raises(ValueError, match=r"^seed-1 failed: model.fail is true\n\(complete output: runs/s/seed-1/out"):
         study("--seeds", "1,2", "--name", "s", "--model.fail", "true")
-    assert not (tmp_path / "runs/s/seed-2").exists() and not (tmp_path / "runs/s/study.csv").exists()
+    assert not Path("runs/s/seed-2").exists() and not Path("runs/s/study.csv").exists()
 
 
-def test_options_that_fit_does_not_take_are_refused_before_anything_is_made(study, tmp_path):
+def test_options_that_fit_refuses_are_refused_first(study):
     with pytest.raises(ValueError, match=r"^unknown option --model.nothing$"):
         study(*FOLDS, "--model.nothing", "3")
-    with pytest.raises(ValueError, match=r"^unknown option --worker \(study has --workers\)$"):
-        study(*FOLDS, "--worker", "2")
-    assert not (tmp_path / "runs").exists()
+    assert not Path("runs").exists()
 
 
-def test_a_study_of_other_settings_is_not_gone_on_with(study):
+def test_a_study_does_not_continue_with_other_settings(study):
     study("--seeds", "0", "--model.x", "0.4")
     with pytest.raises(ValueError, match=r"runs/digits-seeds holds .* model.x was 0.4, is now 0.3; .*another --name"):
         study("--seeds", "0", "--model.x", "0.3")
 
 
-def test_two_studies_do_not_work_in_one_directory(study, program, tmp_path):
-    first = program(*FOLDS, *SLOW)
-    wait_for(lambda: [*tmp_path.glob("runs/*/fold-0/lock")])
-    with pytest.raises(ValueError, match=rf"process {first.pid} is at work on runs/digits-3-folds: wait for it"):
-        study(*FOLDS, *SLOW)
-    first.terminate()
-    first.communicate(timeout=60)
+@pytest.mark.parametrize("number", [2, 3, 5, 30])
+def test_the_summary_equals_that_of_scipy(number):
+    values = np.random.default_rng(number).normal(0.9, 0.02, number)
+    summary = summarize(values.tolist())
+    assert summary[:2] == pytest.approx((values.mean(), values.std(ddof=1)), abs=1e-15)
+    interval = stats.t.interval(0.95, number - 1, values.mean(), stats.sem(values))
+    assert summary[2:] == pytest.approx(interval, abs=1e-12)
+
+
+def test_the_summary_of_one_value_and_of_equal_values():
+    summary = summarize([0.7])
+    assert summary.mean == 0.7 and all(map(math.isnan, summary[1:]))
+    assert summarize([0.9] * 4) == pytest.approx((0.9, 0, 0.9, 0.9))
+
+
+def test_the_interval_contains_the_true_mean_in_95_of_100_studies():
+    random = np.random.default_rng(0)
+    summaries = [summarize(random.normal(0.5, 0.1, 5).tolist()) for _ in range(2000)]
+    assert np.mean([s.low <= 0.5 <= s.high for s in summaries]) == pytest.approx(0.95, abs=0.015)

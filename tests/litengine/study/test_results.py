@@ -27,39 +27,37 @@ def write_config(directory, monitor="val/acc", mode="max"):
     (directory / "config.yaml").write_text(yaml.safe_dump({"checkpoints": {"monitor": monitor, "mode": mode}}))
 
 
-def test_the_best_epoch_is_the_one_whose_checkpoint_is_kept_of_equals_the_newer(run_dir):
+def test_the_best_epoch_is_that_of_best_ckpt_the_newer_on_a_tie(run_dir):
     result = read_result(run_dir)
-    assert (result.best["val/acc"], result.best_epoch, result.epochs, result.test) == (0.8, 3, 4, None)
-
-
-def test_it_is_that_of_the_metric_that_the_run_watched(run_dir):
+    assert (result.metrics["val/acc"], result.best_epoch, result.epochs) == (0.8, 3, 4)
     write_config(run_dir, "val/loss", "min")
-    assert read_result(run_dir).best == {"epoch": 1, "step": 19, "val/loss": 1.2, "val/acc": 0.8, "train/loss": 1.1}
+    expected = {"epoch": 1, "step": 19, "val/loss": 1.2, "val/acc": 0.8, "train/loss": 1.1}
+    assert read_result(run_dir).metrics == expected
 
 
 def test_without_validation_it_is_the_last_epoch(run_dir):
     (run_dir / "metrics.csv").write_text("epoch,step,train/loss\n0,9,1.9\n1,19,1.1\n")
     result = read_result(run_dir)
-    assert result.best == {"epoch": 1, "step": 19, "train/loss": 1.1} and result.best_epoch == result.epochs == 2
+    assert result.metrics == {"epoch": 1, "step": 19, "train/loss": 1.1} and result.best_epoch == result.epochs == 2
 
 
-def test_not_a_number_is_never_the_best():
+def test_nan_is_never_the_best():
     epochs = [{"val/acc": 0.3}, {"val/acc": float("nan")}, {"train/loss": 1.0}]
     assert best_epoch(epochs, "val/acc", "max") == 0
     assert best_epoch(epochs[1:], "val/acc", "max") is None
 
 
 @pytest.mark.parametrize("cut", range(1, len("3,39,,1.4,0.7,0.8\n") + 1))
-def test_a_row_that_is_still_being_written_is_not_read(run_dir, cut):
+def test_an_incomplete_row_is_not_read(run_dir, cut):
     (run_dir / "metrics.csv").write_text(ROWS[:-cut])
     epochs = read_epochs(run_dir)
     assert [epoch["val/acc"] for epoch in epochs] == [0.5, 0.8, 0.8]
 
 
-def test_the_test_s_metrics_are_read_where_there_was_one(run_dir):
+def test_the_metrics_of_the_test_are_included(run_dir):
     (run_dir / "report").mkdir()
     (run_dir / "report/metrics.json").write_text(json.dumps({"test/acc": 0.75}))
-    assert read_result(run_dir).test == {"test/acc": 0.75}
+    assert read_result(run_dir).metrics["test/acc"] == 0.75
 
 
 def test_a_run_without_metrics_is_named(run_dir):

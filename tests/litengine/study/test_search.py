@@ -1,23 +1,21 @@
-"""Searches, with a fit that is none: its accuracy is highest at model.x = 0.3 and model.kind = b."""
+"""Searches, with fake_fit.py in place of the program: its accuracy is highest at model.x = 0.3 and model.kind = b."""
 
-import csv
 import json
-import os
 import signal
 import sqlite3
-import time
 from collections import Counter
 from pathlib import Path
 
 import optuna
 import pytest
 import yaml
+from studies import kill_with_children, rows, trained, wait_for
 
-from litengine.study import locks, storage
-from litengine.study.outcome import short_names
+from litengine.study import storage
 from litengine.study.search import Search
 from litengine.training.run_directory import read_state
 
+HOME = Path("runs/search")
 SPACE = {
     "method": "bayes",
     "metric": {"name": "val/acc", "goal": "maximize"},
@@ -35,34 +33,15 @@ def write_space(**changes) -> None:
     Path("space.yaml").write_text(yaml.safe_dump({**SPACE, **changes}))
 
 
-def rows(directory: str | Path = "runs/search") -> list[dict[str, str]]:
-    with (Path(directory) / "study.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in ("seconds", "folder")} for row in csv.DictReader(file)]
-
-
-def trained(*directories: str | Path) -> Counter[str]:
-    """How often each trial was trained to its end."""
-    paths = [path for directory in directories for path in Path(directory).glob("*/*/trained")]
-    return Counter({path.parents[1].name: len(path.read_text().splitlines()) for path in paths})
-
-
 def names(number: int) -> Counter[str]:
     return Counter(f"trial-{i}" for i in range(number))
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_a_search_finds_the_best_and_says_how_to_train_it(study, capsys):
-    study(
-        *SEARCH, "--trials", "8", "--trainer.max_epochs", "3", "--workers", "4"
-    )  # too many at once to be stopped early
-    assert trained("runs/search") == names(8)
-    table = rows()
+def test_a_search_finds_the_best_and_prints_how_to_train_it(study, capsys):
+    # with so many workers none is stopped early
+    study(*SEARCH, "--trials", "8", "--trainer.max_epochs", "3", "--workers", "4")
+    assert trained(HOME) == names(8)
+    table = rows(HOME)
     assert [row["trial"] for row in table] == [str(i) for i in range(8)]
     for row in table:
         bonus = 0.01 * (row["model.kind"] == "b")
@@ -78,7 +57,7 @@ def test_a_search_finds_the_best_and_says_how_to_train_it(study, capsys):
     assert Path("runs/search/study.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_same_search_is_the_same_and_one_of_another_seed_is_another(study):
+def test_the_seed_decides_the_trials(study):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         study("--space", "space.yaml", "--trials", "3", "--name", name, "--seed_everything", str(seed))
     settings = {name: [row["model.x"] for row in rows(f"runs/{name}")] for name in "abc"}
@@ -86,19 +65,19 @@ def test_the_same_search_is_the_same_and_one_of_another_seed_is_another(study):
     assert len({*settings["a"], *settings["c"]}) == 6
 
 
-def test_a_search_that_goes_on_later_is_the_one_that_did_not_stop(study, capsys):
+def test_a_search_in_parts_equals_one_in_one_go(study, capsys):
     """Trial n is a function of the seed, n and those before: so no restart tries the first settings again."""
     study(*SEARCH, "--trials", "5")
     study("--space", "space.yaml", "--name", "parts", "--trials", "2")
     study("--space", "space.yaml", "--name", "parts", "--trials", "5")
-    assert rows("runs/parts") == rows() and trained("runs/parts") == names(5)
-    assert "2 of 5 trials are done or taken already" in capsys.readouterr().out
+    assert rows("runs/parts") == rows(HOME) and trained("runs/parts") == names(5)
+    assert "2 of 5 trials are done already" in capsys.readouterr().out
 
 
 def test_two_workers_run_each_trial_once(study):
     study(*SEARCH, "--trials", "5", "--workers", "2", "--model.pause", "0.1")
-    assert trained("runs/search") == names(5)
-    assert len({row["model.x"] for row in rows()}) == 5
+    assert trained(HOME) == names(5)
+    assert len({row["model.x"] for row in rows(HOME)}) == 5
 
 
 @pytest.mark.parametrize("url", ["sqlite:///shared.db", "journal:shared.log"])
@@ -117,25 +96,23 @@ def test_machines_that_share_a_storage_run_each_trial_once(url, program, study):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_search_that_is_stopped_or_killed_goes_on_with_its_trials(number, program, study):
+def test_a_stopped_or_killed_search_resumes_its_trials(number, program, study):
     study("--space", "space.yaml", "--name", "whole", "--trials", "3", "--model.pause", "0.2")
     stopped = program(*SEARCH, "--trials", "3", "--model.pause", "0.2")
-    wait_for(lambda: any("\n1," in path.read_text() for path in Path("runs/search").glob("trial-1/*/metrics.csv")))
-    stopped.send_signal(number)
-    if number == signal.SIGKILL:
-        os.kill(locks.holder(Path("runs/search/trial-1/lock")), number)
+    wait_for(lambda: any("\n1," in path.read_text() for path in HOME.glob("trial-1/*/metrics.csv")))
+    kill_with_children(stopped.pid) if number == signal.SIGKILL else stopped.send_signal(number)
     printed, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == (-9 if number == signal.SIGKILL else 143), printed
     assert not Path("runs/search/study.csv").exists()
     study(*SEARCH, "--trials", "3", "--model.pause", "0.2")
-    assert trained("runs/search") == names(3) and rows() == rows("runs/whole")
+    assert trained(HOME) == names(3) and rows(HOME) == rows("runs/whole")
 
 
-def test_hopeless_trials_are_stopped_and_kept(study, capsys):
+def test_trials_below_the_median_are_stopped_and_kept(study, capsys):
     """From the sixth on, at the second of eight epochs, where they are below the median."""
     write_space(method="random")
     study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1", "--workers", "3")
-    table = rows()
+    table = rows(HOME)
     early = [row for row in table if row["state"] == "stopped early"]
     finished = [row for row in table if row["state"] == "finished"]
     assert early and len(finished) >= 5 and len(early) + len(finished) == 10
@@ -143,53 +120,66 @@ def test_hopeless_trials_are_stopped_and_kept(study, capsys):
     assert max(float(row["val/acc"]) for row in table) == max(float(row["val/acc"]) for row in finished)
     run_dirs = [next(Path(f"runs/search/trial-{row['trial']}").glob("*/metrics.csv")).parent for row in early]
     assert all(json.loads((run_dir / "state.json").read_text())["state"] == "stopped" for run_dir in run_dirs)
-    assert {*Path("runs/search").glob("*/stopped-early")} == {run_dir.parent / "stopped-early" for run_dir in run_dirs}
     assert "below the median of the others" in capsys.readouterr().out
     study(*SEARCH, "--trials", "10", "--trainer.max_epochs", "8", "--model.pause", "0.1")
-    assert rows() == table  # none of them is taken up again
+    assert rows(HOME) == table  # none of them is taken up again
+
+
+def test_a_grid_tries_every_combination_once(study):
+    parameters = {"model.x": {"values": [0.1, 0.3, 0.5]}, "model.kind": {"values": ["a", "b"]}}
+    write_space(method="grid", parameters=parameters)
+    study(*SEARCH, "--trials", "4")
+    study(*SEARCH)  # continues to the end of the grid
+    assert trained(HOME) == names(6)
+    tried = [(float(row["model.x"]), row["model.kind"]) for row in rows(HOME)]
+    assert sorted(tried) == [(x, kind) for x in (0.1, 0.3, 0.5) for kind in "ab"]
+    assert Path("best.ckpt").resolve().parts[-4] == f"trial-{tried.index((0.3, 'b'))}"
+    write_space()
+    with pytest.raises(ValueError, match="a search needs the number of its runs: --trials 20"):
+        study(*SEARCH)
 
 
 def test_a_metric_may_be_minimized(study):
     write_space(metric={"name": "val/loss", "goal": "minimize"})
     study(*SEARCH, "--trials", "3")
-    best = min(rows(), key=lambda row: float(row["val/loss"]))
+    best = min(rows(HOME), key=lambda row: float(row["val/loss"]))
     assert Path("best.ckpt").resolve().parts[-4] == f"trial-{best['trial']}"
     config = yaml.safe_load(next(Path("runs/search/trial-0").glob("*/config.yaml")).read_text())
     assert config["checkpoints"] == {"monitor": "val/loss", "mode": "min"}
 
 
-def test_only_the_best_is_tested_and_only_when_that_is_asked_for(study, capsys):
+def test_only_the_best_is_tested_and_only_if_asked(study, capsys):
     study(*SEARCH, "--trials", "3")
-    assert not [*Path("runs/search").glob("*/*/report")]
+    assert not [*HOME.glob("*/*/report")]
     capsys.readouterr()
     study(*SEARCH, "--trials", "3", "--test", "true")
-    (report,) = Path("runs/search").glob("*/*/report")
+    (report,) = HOME.glob("*/*/report")
     assert report.parent == Path("best.ckpt").resolve().relative_to(Path.cwd()).parents[1]
-    assert "its test: test/acc 0." in capsys.readouterr().out
+    assert "\ntest/acc 0." in capsys.readouterr().out
 
 
-def test_a_trial_that_fails_is_no_end(study, capsys):
+def test_a_failed_trial_does_not_end_the_search(study, capsys):
     write_space(parameters={**SPACE["parameters"], "model.crash": {"values": [False, True]}}, method="random")
     study(*SEARCH, "--trials", "6")
-    states = Counter(row["state"] for row in rows())
-    assert states["failed"] == sum(row["model.crash"] == "True" for row in rows()) > 0
+    states = Counter(row["state"] for row in rows(HOME))
+    assert states["failed"] == sum(row["model.crash"] == "True" for row in rows(HOME)) > 0
     assert states["finished"] == 6 - states["failed"] > 0
     printed = capsys.readouterr().out
-    assert "RuntimeError: crashed" in printed and "failed, exit code 1, its last lines" in printed
+    assert "RuntimeError: crashed" in printed and "failed: exit code 1, last lines" in printed
 
 
 def test_a_trial_without_a_finite_value_has_failed(study):
     """As one that is trained on all images, with none to validate on."""
     write_space(metric={"name": "val/other", "goal": "maximize"})
-    with pytest.raises(ValueError, match=r"the last one: it has no finite val/other in any epoch: .* val/acc"):
+    with pytest.raises(ValueError, match=r"the last one: no epoch has a finite val/other: .* val/acc"):
         study(*SEARCH, "--trials", "4")
 
 
-def test_three_failures_in_a_row_are(study):
+def test_three_failures_in_a_row_end_it(study):
     write_space(parameters={**SPACE["parameters"], "model.fail": {"value": True}})
     with pytest.raises(ValueError, match="3 trials in a row failed, the last one: model.fail is true"):
         study(*SEARCH, "--trials", "20")
-    assert len([*Path("runs/search").glob("trial-*")]) == 3
+    assert len([*HOME.glob("trial-*")]) == 3
 
 
 def test_a_key_that_fit_does_not_have_is_refused_before_the_first_trial(study):
@@ -200,7 +190,7 @@ def test_a_key_that_fit_does_not_have_is_refused_before_the_first_trial(study):
 
 
 def test_a_key_that_is_given_and_varied_is_refused(study):
-    with pytest.raises(ValueError, match=r"--model.x is given, and varied by space.yaml too"):
+    with pytest.raises(ValueError, match=r"--model.x is given, and set by space.yaml too"):
         study(*SEARCH, "--trials", "3", "--model.x", "0.5")
 
 
@@ -211,19 +201,19 @@ def test_another_search_in_the_same_place_is_refused(study):
         ValueError, match=r"holds a study with other settings: .*space.varied.model.x.high was 1.0, is now"
     ):
         study(*SEARCH, "--trials", "2")
-    with pytest.raises(ValueError, match=r"the storage holds a search search with other settings"):
+    with pytest.raises(ValueError, match=r"the storage of search holds a study with other settings"):
         study(*SEARCH, "--trials", "2", "--runs", "elsewhere", "--storage", "sqlite:///runs/search/optuna.db")
 
 
 def test_a_storage_that_forgot_the_trials_is_noticed(study):
     study(*SEARCH, "--trials", "1")
     Path("runs/search/optuna.db").unlink()
-    with pytest.raises(ValueError, match="runs/search/trial-0 is there already, but the storage knows nothing of it"):
+    with pytest.raises(ValueError, match="runs/search/trial-0 is not of a search in this storage"):
         study(*SEARCH, "--trials", "2")
 
 
 def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeypatch):
-    monkeypatch.setattr(storage, "PATIENCE", 0.1)
+    monkeypatch.setattr(storage, "TIMEOUT", 0.1)
     study(*SEARCH, "--trials", "1", "--model.pause", "0.2")
     other = sqlite3.connect("runs/search/optuna.db", isolation_level=None)
     report = Search._watch
@@ -234,7 +224,7 @@ def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeyp
         report(self, child)
 
     monkeypatch.setattr(Search, "_watch", lock_then_report)
-    with pytest.raises(ValueError, match="runs/search/optuna.db has been locked by another process"):
+    with pytest.raises(ValueError, match="runs/search/optuna.db cannot be used: .*is locked by another"):
         study(*SEARCH, "--trials", "2", "--model.pause", "0.2")
     other.close()
     (run_dir,) = filter(Path.is_dir, Path("runs/search/trial-1").iterdir())
@@ -242,23 +232,13 @@ def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeyp
 
 
 def test_without_optuna_it_says_what_to_install(study, monkeypatch):
-    monkeypatch.setattr("litengine.study.search.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'litcnn\[study\]'"):
+    monkeypatch.setattr("litengine.study.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -e '.\[study\]'"):
         study(*SEARCH, "--trials", "2")
 
 
 def test_the_storage_is_optuna_s_own(study):
     study(*SEARCH, "--trials", "2")
     loaded = optuna.load_study(study_name="search", storage="sqlite:///runs/search/optuna.db")
-    assert [trial.params["model.x"] for trial in loaded.trials] == [float(row["model.x"]) for row in rows()]
+    assert [trial.params["model.x"] for trial in loaded.trials] == [float(row["model.x"]) for row in rows(HOME)]
     assert [*loaded.trials[0].intermediate_values] == [0, 1, 2, 3]
-
-
-def test_short_names_tell_keys_apart():
-    keys = ["model.optimizer.init_args.lr", "model.lr", "data.batch_size", "batch_size"]
-    assert short_names(keys) == {
-        "model.optimizer.init_args.lr": "init_args.lr",
-        "model.lr": "model.lr",
-        "data.batch_size": "data.batch_size",
-        "batch_size": "batch_size",
-    }

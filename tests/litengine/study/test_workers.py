@@ -9,15 +9,15 @@ from litengine.study.workers import Workers, share, visible_gpus
 @pytest.mark.parametrize(
     ("devices", "number", "shares"),
     [
-        ("0", 1, ["0"]),
-        ("0,1,2,3", 2, ["0,2", "1,3"]),
-        ("0,1,2", 2, ["0,2", "1"]),
-        ("0", 3, ["0", "0", "0"]),
-        ("4,7", 3, ["4", "7", "4"]),
+        (["0"], 1, ["0"]),
+        (["0", "1", "2", "3"], 2, ["0,2", "1,3"]),
+        (["0", "1", "2"], 2, ["0,2", "1"]),
+        (["4", "7"], 3, ["4", "7", "4"]),
+        ([], 2, [None, None]),
     ],
 )
 def test_every_gpu_is_used_and_every_worker_has_one(devices, number, shares):
-    assert [",".join(share(devices.split(","), place, number)) for place in range(number)] == shares
+    assert [share(devices, slot, number) for slot in range(number)] == shares
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_every_gpu_is_used_and_every_worker_has_one(devices, number, shares):
         ("GPU-1, GPU-2", 2, ["GPU-1", "GPU-2"]),
     ],
 )
-def test_visible_gpus_are_named_as_the_environment_names_them(given, count, names, monkeypatch):
+def test_visible_gpus_have_the_names_of_the_environment(given, count, names, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if given is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
@@ -39,18 +39,21 @@ def test_visible_gpus_are_named_as_the_environment_names_them(given, count, name
 
 
 class Fake:
-    """A child that takes some looks."""
+    """A child that ends after some polls, or when it was asked to stop `needed` times."""
 
-    def __init__(self, name, looks):
-        self.name, self.looks, self.stops = name, looks, 0
+    def __init__(self, name, polls, needed=1):
+        self.name, self.polls, self.needed, self.stops = name, polls, needed, 0
         self.devices = self.threads = None
 
     def poll(self):
-        self.looks -= 1
-        return 0 if self.looks <= 0 or self.stops else None
+        self.polls -= 1
+        return 0 if self.polls <= 0 or self.stops >= self.needed else None
 
     def stop(self):
         self.stops += 1
+
+    def status(self):
+        return self.name
 
     def wait(self):
         pass
@@ -62,66 +65,56 @@ def _fast(monkeypatch):
     monkeypatch.setattr("litengine.study.workers.visible_gpus", lambda: ["0", "1"])
 
 
-def test_at_most_so_many_are_at_work_and_all_are_yielded():
-    waiting = [Fake(str(i), looks) for i, looks in enumerate((3, 1, 2, 1, 1))]
-    at_work, most = set(), []
-    ended = []
+def test_at_most_so_many_are_active_and_all_are_yielded():
+    active, most, ended = set(), [], []
+
+    def children():
+        for index, polls in enumerate((3, 1, 2, 1, 1)):
+            active.add(str(index))
+            most.append(len(active))
+            yield Fake(str(index), polls)
+
     with Workers(2) as workers:
-
-        def next_child():
-            if not waiting:
-                return None
-            at_work.add(waiting[0].name)
-            most.append(len(at_work))
-            return waiting.pop(0)
-
-        for child in workers.run(next_child, lambda child: None):
-            at_work.remove(child.name)
+        for child in workers.run(children()):
+            active.remove(child.name)
             ended.append(child)
-    assert [child.name for child in ended] == ["1", "0", "2", "3", "4"]
-    assert max(most) == 2
+    assert [child.name for child in ended] == ["1", "0", "2", "3", "4"] and max(most) == 2
     assert [child.devices for child in ended[:2]] == ["1", "0"] and ended[0].threads >= 1
 
 
 def test_one_worker_has_everything():
     child = Fake("a", 1)
-    waiting = [child]
     with Workers(1) as workers:
-        assert [*workers.run(lambda: waiting.pop() if waiting else None, lambda child: None)] == [child]
+        assert [*workers.run(iter([child]))] == [child]
     assert child.devices is child.threads is None
 
 
-def test_stopping_stops_all_and_starts_no_more():
-    waiting = [Fake("a", 99), Fake("b", 99), Fake("c", 99)]
+def test_stop_stops_all_and_starts_no_more():
+    waiting = iter([Fake("a", 99), Fake("b", 99), Fake("c", 99)])
     with Workers(2) as workers:
-        ended = [*workers.run(lambda: waiting.pop(0) if waiting else None, lambda child: workers.stop())]
+        ended = [*workers.run(waiting, lambda child: workers.stop())]
     assert {child.name for child in ended} == {"a", "b"} and all(child.stops for child in ended)
-    assert [child.name for child in waiting] == ["c"]
+    assert next(waiting).name == "c"
 
 
-def test_what_is_at_work_is_stopped_where_something_goes_wrong():
+def test_active_children_are_stopped_after_an_exception():
     children = [Fake("a", 99), Fake("b", 1)]
-    waiting = [*children]
 
-    def go_wrong():
+    def fail():
         with Workers(2) as workers:
-            for _ in workers.run(lambda: waiting.pop(0) if waiting else None, lambda child: None):
+            for _ in workers.run(iter(children)):
                 raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        go_wrong()
+        fail()
     assert [child.stops for child in children] == [1, 0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_all_and_the_next_one_again(number):
-    child = Fake("a", 99)
-    child.poll = lambda: 0 if child.stops == 2 else None  # it does not listen at first
-    waiting = [child]
+def test_every_signal_is_passed_on(number):
+    child = Fake("a", 99, needed=2)
     before = signal.getsignal(number)
     with Workers(1) as workers:
-        assert [*workers.run(lambda: waiting.pop() if waiting else None, lambda _: signal.raise_signal(number))] == [
-            child
-        ]
+        assert [*workers.run(iter([child]), lambda _: signal.raise_signal(number))] == [child]
     assert workers.stopped_by == number and child.stops >= 2
     assert signal.getsignal(number) is before

@@ -10,11 +10,9 @@ from helpers import FakeSource, fit
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger
 from PIL import Image
+from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
 from torch import nn
 
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.report import pictures
 from litengine.training import BatchPicture, Checkpoints
 from litengine.training.exact_resume import random_state
@@ -102,7 +100,7 @@ def test_a_picture_that_cannot_be_written_does_not_stop_the_fit(capsys):
     PICTURE.mkdir()
     trained = fit(classifier(), data(), BatchPicture(), epochs=1)
     assert trained.global_step == 2
-    assert "the picture of an augmented batch could not be made (IsADirectoryError" in capsys.readouterr().out
+    assert "the picture of the augmented batch failed (IsADirectoryError" in capsys.readouterr().out
     assert [path.name for path in Path(".").iterdir() if path.name.startswith(".")] == []
 
 

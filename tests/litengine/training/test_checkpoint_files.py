@@ -7,12 +7,10 @@ import resource
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,9 @@ import pytest
 import torch
 from helpers import FakeSource, fit, trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from project_for_tests import ImageClassifier, ImageData
 from torch import Tensor, nn
 
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
-from litengine.training import checkpoint_files as checkpoint
 from litengine.training.checkpoint_files import CheckpointFiles, newest_intact, read, save
 
 LAST, PREVIOUS, BEST = Path("c/last.ckpt"), Path("c/previous.ckpt"), Path("c/best.ckpt")
@@ -50,19 +46,6 @@ class Payload:
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {Path('RAN').absolute()}",)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of the working directory."""
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("TORCH_HOME", str(Path("torch_home").absolute()))  # where Lightning's own keeps downloads
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *args: None)
-    handler = partial(SimpleHTTPRequestHandler, directory=os.getcwd())
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
 
 
 # Writing
@@ -359,75 +342,24 @@ def test_newest_intact_is_the_last_or_the_one_before_and_only_then_the_best() ->
 # Addresses and payloads
 
 
-def addresses(server: str, name: str) -> list[str]:
-    return [name, Path(name).absolute().as_uri(), f"{server}/{name}"]
+def test_addresses_are_refused() -> None:
+    for load in (read, CheckpointFiles().load_checkpoint):
+        with pytest.raises(ValueError, match=r"http://a.b/c.ckpt is an address, .* download it first"):
+            load("http://a.b/c.ckpt")
 
 
-def test_every_address_gives_the_same(server: str) -> None:
-    save(content(), Path("a b.ckpt"))
-    for address in ("a b.ckpt", Path("a b.ckpt").absolute().as_uri(), f"{server}/a%20b.ckpt"):
-        assert same(read(address), content()), address
-        assert same(CheckpointFiles().load_checkpoint(address), content()), address
-    with pytest.raises(ValueError, match="checkpoints are read from local files, file://, http"):
-        read("s3://bucket/a.ckpt")
-
-
-def test_remote_damage_and_failures_are_named(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(content(), Path("a.ckpt"))
-    os.truncate("a.ckpt", 2000)
-    with pytest.raises(ValueError, match=rf"{server}/a.ckpt is no intact checkpoint: its end .* Download it again"):
-        read(f"{server}/a.ckpt?token=secret")
-    with pytest.raises(OSError, match=r"/b.ckpt cannot be downloaded: HTTP Error 404: File not found"):
-        read(f"{server}/b.ckpt")
-    monkeypatch.setattr(checkpoint, "DOWNLOAD_BYTES", 1999)
-    with pytest.raises(OSError, match="is larger than 0 GiB: download it yourself"):
-        read(f"{server}/a.ckpt")
-    with pytest.raises(OSError, match=r"http://127.0.0.1:1/a cannot be downloaded: .*Connection refused"):
-        read("http://127.0.0.1:1/a")
-    with pytest.raises(OSError, match="cannot be downloaded") as raised:
-        read("http://user:secret@127.0.0.1:1/a")
-    assert "secret" not in str(raised.value)
-
-
-def test_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
-    monkeypatch.setattr(checkpoint, "TIMEOUT_SECONDS", 0.2)
-    monkeypatch.setattr(SimpleHTTPRequestHandler, "do_GET", lambda self: time.sleep(1))
-    with pytest.raises(OSError, match="cannot be downloaded: timed out"):
-        read(f"{server}/a.ckpt")
-
-
-def test_payload_runs_nowhere(server: str) -> None:
-    torch.save(content() | {"hyper_parameters": Payload()}, "evil.ckpt")
-    for address in addresses(server, "evil.ckpt"):
-        for load in (
-            read,
-            CheckpointFiles().load_checkpoint,
-            partial(CheckpointFiles().load_checkpoint, weights_only=False),
-        ):
-            with pytest.raises(
-                ValueError, match=r"evil.ckpt was not opened: it asks to call posix.system, but nothing"
-            ):
-                load(address)
-    assert not Path("RAN").exists()
-
-
-def test_payload_runs_nowhere_in_a_trainer_and_does_in_stock(server: str) -> None:
+def test_payload_runs_nowhere_and_does_in_stock() -> None:
     def parts() -> tuple[ImageClassifier, ImageData]:
-        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-        return ImageClassifier(network), ImageData(FakeSource(), batch_size=8)
+        return ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))), ImageData(FakeSource(), batch_size=8)
 
     fit(*parts(), epochs=1, plugins=[CheckpointFiles()]).save_checkpoint("good.ckpt")
-    good = torch.load("good.ckpt", weights_only=True)
-    torch.save(good | {"callbacks": {"evil": Payload()}}, "evil.ckpt")
-    results = []
-    for address in addresses(server, "good.ckpt"):
-        tester = trainer(plugins=[CheckpointFiles()])
-        results.append(tester.test(*parts(), ckpt_path=address, verbose=False))
-    assert results[0] == results[1] == results[2]
-    for address in addresses(server, "evil.ckpt"):
-        for flag in (None, False):
-            with pytest.raises(ValueError, match="was not opened: it asks to call"):
-                trainer(plugins=[CheckpointFiles()]).test(*parts(), ckpt_path=address, weights_only=flag, verbose=False)
+    trainer(plugins=[CheckpointFiles()]).test(*parts(), ckpt_path="good.ckpt", verbose=False)
+    torch.save(torch.load("good.ckpt", weights_only=True) | {"callbacks": {"evil": Payload()}}, "evil.ckpt")
+    for flag in (None, False):
+        with pytest.raises(ValueError, match=r"evil.ckpt was not opened: it asks to call posix.system, but only"):
+            trainer(plugins=[CheckpointFiles()]).test(*parts(), ckpt_path="evil.ckpt", weights_only=flag, verbose=False)
+    with pytest.raises(ValueError, match="was not opened"):
+        read("evil.ckpt")
     assert not Path("RAN").exists()
-    trainer().test(*parts(), ckpt_path=f"{server}/evil.ckpt", verbose=False)
-    assert Path("RAN").exists()  # what Lightning does with the same address
+    trainer().test(*parts(), ckpt_path="evil.ckpt", weights_only=False, verbose=False)
+    assert Path("RAN").exists()  # what Lightning does with the same file

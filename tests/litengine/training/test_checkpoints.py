@@ -8,13 +8,11 @@ import pytest
 import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import Callback, LightningModule
+from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
-from litengine.training import Checkpoints
+from litengine.training import Checkpoints, ExactResume
 
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 
@@ -206,7 +204,7 @@ def test_a_fit_resumed_from_any_checkpoint_ends_with_the_same_bits(schedule):
         optimizer = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
         model = ImageClassifier(network, optimizer, schedule)
         augmented = ImageData(FakeSource(), 8, 0.2, augment=[RandomCrop(2), RandomFlip()])
-        fit(model, augmented, Checkpoints(every_n_minutes=0), *callbacks, epochs=4, ckpt_path=ckpt_path)
+        fit(model, augmented, Checkpoints(every_n_minutes=0), ExactResume(), *callbacks, epochs=4, ckpt_path=ckpt_path)
         end = torch.load(LAST, weights_only=True)
         return model.state_dict() | {"lr": torch.tensor(end["optimizer_states"][0]["param_groups"][0]["lr"])}
 

@@ -9,11 +9,9 @@ import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
+from project_for_tests import ImageClassifier, ImageData, RandomFlip
 from torch import nn
 
-from litcnn.augment import RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.cli import errors
 from litengine.training import Checkpoints
 from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory

@@ -6,10 +6,9 @@ import pytest
 import torch
 from helpers import FakeSource, trainer
 from lightning.pytorch import Callback
+from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.training.rate_test import Curve, RateRangeTest
 
 
@@ -64,9 +63,9 @@ def test_it_stops_where_the_loss_breaks():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": 3, "lowest": 1e-6, "highest": 1}, "--steps is 3: 10 or more"),
-        ({"steps": 50, "lowest": 1, "highest": 1e-3}, "do not rise"),
-        ({"steps": 50, "lowest": 0, "highest": 1}, "do not rise"),
+        ({"steps": 3, "lowest": 1e-6, "highest": 1}, "--steps is 3: choose 10 or more"),
+        ({"steps": 50, "lowest": 1, "highest": 1e-3}, "choose a --lowest above 0 and below --highest"),
+        ({"steps": 50, "lowest": 0, "highest": 1}, "choose a --lowest above 0 and below --highest"),
     ],
 )
 def test_bad_options_are_named(options, words):

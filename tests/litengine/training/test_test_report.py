@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import FakeSource, trainer
+from project_for_tests import ImageClassifier, ImageData
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import nn
 from wandb_file import WandbFile, find
 
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
 from litengine.data import Arrays
 from litengine.data.loader import BatchLoader
 from litengine.loggers import Wandb

@@ -1,9 +1,9 @@
-"""What every source of images is: class names, `prepare()` and `load(split)`."""
+"""The base class of all sources of images: class names, `prepare()` and `load(split)`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
@@ -13,13 +13,13 @@ Split = Literal["train", "val", "test"]
 
 
 class Arrays(NamedTuple):
-    """One split, whole.
+    """One split.
 
     Attributes:
         images: uint8 (N, C, H, W), values 0..255; in memory, memory-mapped, or in shards.
         labels: int64 (N,), indices into the source's `class_names`.
-        paths: the file of each image where there is one, in the same order.
-        statistics: mean and standard deviation of each channel over all images, in units of 0..1, where known.
+        paths: the file of each image, in the same order, if images are files.
+        statistics: mean and standard deviation of each channel over all images, in units of 0..1, if known.
     """
 
     images: torch.Tensor | Shards
@@ -29,7 +29,17 @@ class Arrays(NamedTuple):
 
 
 class Source(ABC):
-    """Where images come from. A new dataset is one subclass in one file; nothing else changes."""
+    """Where images come from. A new dataset is one subclass in one file; nothing else changes.
+
+    Attributes:
+        file_arguments: names of arguments that name files or folders.
+        network_arguments: names of arguments that name addresses; a config from elsewhere must not set them.
+        grey_max: the value of white in grey images of more than 8 bits, or None; prediction needs the same.
+    """
+
+    file_arguments: ClassVar[tuple[str, ...]] = ()
+    network_arguments: ClassVar[tuple[str, ...]] = ()
+    grey_max: float | None = None
 
     @property
     @abstractmethod
@@ -43,13 +53,19 @@ class Source(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Download, decode, cache: whatever must happen once a machine. Does nothing the second time, and may be
-        called by several processes at once. Raises ValueError or OSError, with the remedy, where it cannot."""
+        """Download, decode, cache: what must happen once a machine. Does nothing the second time, and several
+        processes may call it at once. Raises ValueError or OSError, with the remedy, if it cannot."""
 
     @abstractmethod
     def load(self, split: Split) -> Arrays | None:
-        """The whole split, or None where the source has no such split. Call `prepare()` first."""
+        """One split, or None if the source has no such split. Call `prepare()` first."""
 
     def location(self) -> Path | None:
-        """The file or folder with what `prepare()` has made; None where it leaves nothing on the disk."""
+        """The file or folder that `prepare()` has made; None if it keeps nothing on the disk."""
         return None
+
+
+def check_image_size(size: int) -> None:
+    """Raises ValueError if it is not a size in pixels."""
+    if size < 1:
+        raise ValueError(f"image_size {size} is not a size in pixels: choose 1 or more, for example 32.")

@@ -14,16 +14,18 @@ from .download import download
 class CIFAR10(Source):
     """Ten classes, 50,000 images for training and 10,000 for testing (Krizhevsky 2009).
 
-    Format, md5 sums and address are torchvision's; the download is ours, because torchvision's has no time-out,
-    tries once, and leaves half an archive under the final name.
+    Format, md5 sums and address are torchvision's. The download is ours, because torchvision's has no time-out, tries
+    once, and leaves half an archive under the final name.
 
     Args:
         root: the folder that holds, or will hold, the archive and the files in it.
         url: a mirror of the archive; None is the address of its author.
     """
 
+    file_arguments = ("root",)
+    network_arguments = ("url",)
     torchvision_class: ClassVar[str] = "CIFAR10"
-    # torchvision knows them only once the archive is unpacked; empty where they are read from there.
+    # torchvision knows them only once the archive is unpacked; empty if they are read from there.
     fixed_class_names: ClassVar[tuple[str, ...]] = (
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),
@@ -45,31 +47,35 @@ class CIFAR10(Source):
         return (3, 32, 32)
 
     def prepare(self) -> None:
-        """Download, check and unpack the archive where its files are not there and whole.
+        """Download, check and unpack the archive if its files are missing or damaged.
 
-        Raises OSError where it cannot be downloaded or written, ValueError where it is another file than expected.
+        Raises OSError if it cannot be downloaded or written, ValueError if it is another file than expected.
         """
-        if self._is_whole():
+        if self._is_intact():
             return
         from torchvision.datasets.utils import check_integrity, extract_archive
 
         dataset = self._dataset_class()
         archive = self.root / dataset.filename
+        remedy = (
+            f"Put the archive by hand at {archive.absolute()}, or name a mirror with --data.source.url. "
+            "`--config configs/digits.yaml` needs no download."
+        )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with FileLock(self.root / f".{dataset.filename}.lock"):
-                if self._is_whole():  # another process was faster
+                if self._is_intact():  # another process was faster
                     return
                 if not check_integrity(archive, dataset.tgz_md5):
-                    download(self.url or dataset.url, archive, dataset.tgz_md5, remedy=self._remedy(archive))
-                shutil.rmtree(self.root / dataset.base_folder, ignore_errors=True)  # cut short while unpacking
+                    download(self.url or dataset.url, archive, dataset.tgz_md5, remedy)
+                shutil.rmtree(self.location(), ignore_errors=True)  # cut short while unpacking
                 extract_archive(archive, self.root)
         except OSError as error:
             if error.errno is None:  # it has its message
                 raise
             where = self.root.absolute()
             raise OSError(f"Cannot write {dataset.filename} or its files in {where}: {error.strerror}.") from error
-        if not self._is_whole():
+        if not self._is_intact():
             raise ValueError(f"The files in {archive} are not those expected, though its md5 is right.")
 
     def load(self, split: Split) -> Arrays | None:
@@ -78,12 +84,10 @@ class CIFAR10(Source):
             return None
         dataset = self._read(train=split == "train")
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, H, W, C) -> (N, C, H, W)
-        labels = torch.tensor(dataset.targets, dtype=torch.int64)
-        outside = ((labels < 0) | (labels >= len(self.class_names))).nonzero()
-        if len(outside):
-            index = int(outside[0])
-            raise ValueError(f"Image {index} of {split} has label {labels[index]}: outside the classes.")
-        return Arrays(images, labels)
+        return Arrays(images, torch.tensor(dataset.targets, dtype=torch.int64))
+
+    def location(self) -> Path:
+        return self.root / str(self._dataset_class().base_folder)
 
     def _dataset_class(self) -> Any:
         from torchvision import datasets  # slow to import
@@ -99,21 +103,12 @@ class CIFAR10(Source):
                 f"{self.torchvision_class} is not in {where}, or damaged: call prepare() first."
             ) from error
 
-    def location(self) -> Path:
-        return self.root / str(self._dataset_class().base_folder)
-
-    def _is_whole(self) -> bool:
+    def _is_intact(self) -> bool:
         from torchvision.datasets.utils import check_integrity
 
         dataset = self._dataset_class()
         files = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
-        return all(check_integrity(self.root / dataset.base_folder / name, md5) for name, md5 in files)
-
-    def _remedy(self, archive: Path) -> str:
-        return (
-            f"Put the archive by hand at {archive.absolute()}, or name a mirror with --data.source.url. "
-            "`--config configs/digits.yaml` needs no download."
-        )
+        return all(check_integrity(self.location() / name, md5) for name, md5 in files)
 
 
 class CIFAR100(CIFAR10):

@@ -13,8 +13,8 @@ TEST_FRACTION = 0.2
 class Digits(Source):
     """1,797 handwritten digits (UCI, Alpaydin and Kaynak 1998), shipped inside scikit-learn as 8x8 grey images.
 
-    They are scaled to 32x32 RGB, so that a network for CIFAR-10 takes them as they are. One fixed, stratified fifth
-    is the test split: 1,437 images for training, 360 for testing, the same on every machine.
+    They are scaled to 32x32 RGB, so that networks for CIFAR-10 take them. A fixed, stratified fifth is the test split:
+    1,437 images for training, 360 for testing, the same on every machine.
     """
 
     @property

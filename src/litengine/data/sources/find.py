@@ -1,74 +1,67 @@
-"""Which image files the words on a command line mean: files, folders and globs."""
+"""Expands files, folders and globs to image paths."""
 
 import glob
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
-from .pixels import IMAGE_SUFFIXES
-from .tree import LITTER
+from .pixels import is_image
+from .tree import walk
 
-SUFFIXES = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+log = logging.getLogger(__name__)
+
+NAMED = 5  # of the paths that are left out
 
 
 def find_images(words: Iterable[str]) -> list[str]:
     """The image files that `words` mean, in their order, each once; those of a folder or glob sorted by path.
 
-    A file is taken whatever its name. A folder stands for the images anywhere below it, links followed: files with
-    the suffix of an image, none of them hidden. A glob stands for such files and folders; `**` matches any folders.
+    A file is taken whatever it is. A folder means the images anywhere below it, links followed: files with the suffix
+    or the content of an image format, except hidden ones and leftovers of systems. A glob means such files and
+    folders; `**` matches any folders. A warning counts what is left out.
 
     Raises:
-        ValueError: for a word that means no image: not there (naming what is near), an empty folder, a glob that
-            matches nothing.
+        ValueError: for a word without an image: missing (with similar names), an empty folder, a glob without match.
         OSError: for a folder that cannot be read.
     """
-    return list(dict.fromkeys(path for word in words for path in _find(os.path.expanduser(word))))
-
-
-def _find(word: str) -> list[str]:
-    if os.path.isfile(word):
-        return [word]
-    if os.path.isdir(word):
-        if found := _below(word):
-            return found
-        raise ValueError(f"the folder {word} holds no images ({SUFFIXES})")
-    if os.path.lexists(word):
-        raise ValueError(f"{word} is neither a file nor a folder: a link to nothing, or a device")
-    if not any(character in word for character in "*?["):
-        raise ValueError(_not_there(word))
-    matches = glob.glob(word, recursive=True)
-    folders = {match for match in matches if os.path.isdir(match)}
-    below = {path for folder in folders for path in _below(folder)}
-    if found := sorted(below.union(filter(_is_image, folders.symmetric_difference(matches)))):
-        return found
-    raise ValueError(f"no image matches {word} ({SUFFIXES})")
-
-
-def _below(folder: str) -> list[str]:
-    return sorted(path for path in _files(folder, set()) if _is_image(path))
-
-
-def _files(folder: str, entered: set[tuple[int, int]]) -> Iterator[str]:
-    try:
-        here = os.stat(folder)
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise OSError(f"cannot read the folder {folder}: {error.strerror}") from error
-    if (here.st_dev, here.st_ino) in entered:  # a link to a folder above it, or one that was read already
-        return
-    entered.add((here.st_dev, here.st_ino))
-    for name in names:
-        path = os.path.join(folder, name)
-        if name.startswith(".") or name.lower() in LITTER:
+    found: list[str] = []
+    left_out: list[str] = []
+    for word in map(os.path.expanduser, words):
+        if os.path.isdir(word):
+            candidates = _below(word, left_out)
+            problem = f"the folder {word} holds no images"
+        elif os.path.lexists(word):
+            found.append(word)
             continue
-        if os.path.isdir(path):
-            yield from _files(path, entered)
+        elif glob.has_magic(word):
+            candidates = []
+            for match in sorted(glob.glob(word, recursive=True)):
+                candidates += _below(match, left_out) if os.path.isdir(match) else [match]
+            problem = f"no image matches {word}"
         else:
-            yield path
+            raise ValueError(_not_there(word))
+        images = sorted(set(filter(is_image, candidates)))
+        left_out += sorted(set(candidates) - set(images))
+        if not images:
+            raise ValueError(problem)
+        found += images
+    if left_out := [path for path in dict.fromkeys(left_out) if path not in found]:
+        more = ", …" if len(left_out) > NAMED else ""
+        log.warning("%d entries are no images and are left out: %s%s", len(left_out), ", ".join(left_out[:NAMED]), more)
+    return list(dict.fromkeys(found))
 
 
-def _is_image(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+def _below(folder: str, left_out: list[str]) -> list[str]:
+    files = []
+    for entry in walk(Path(folder)):
+        path = os.path.join(folder, entry.path)
+        if entry.kind in ("leftover", "bad") and not (entry.kind == "bad" and is_image(path)):
+            left_out.append(path)
+        elif entry.kind != "folder":
+            files.append(path)
+    return files
 
 
 def _not_there(word: str) -> str:

@@ -5,43 +5,55 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from .base import Arrays, Source, Split
-from .cache import build_once, drop_rows, is_whole, map_array
-from .decode import decode_files
-from .names import Names, write_names
+from .base import Arrays, Source, Split, check_image_size
+from .cache import build_once, is_intact, map_array
+from .decode import decode_batches
+from .progress import progress_bar
 from .tree import Item, Tree, fingerprint, scan
 
 log = logging.getLogger(__name__)
 
-# Part of every cache key: raise it when the same files would give other bytes than before.
-FORMAT = 2
+# Part of every cache: raise it when the same files would give other bytes than before.
+FORMAT = 3
 LISTED = 20
+
+# The pixels of a file in an earlier cache, uint8 (3, size, size), and their digest, by its path and `Entry.about`.
+Known = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 
 class ImageFolder(Source):
-    """Images of any size and mode in `root/<class>/…` or `root/train|val|test/<class>/…`.
+    """Images of any format, size and mode in `root/<class>/…` or `root/train|val|test/<class>/…`.
 
     They are decoded once, in parallel, into one uint8 array a split under `cache_dir`, and memory-mapped from there:
-    the data may be larger than memory. The cache is made again when any file's name, size or time changes.
+    the data may be larger than memory. If files are added, removed or changed, only those are decoded. The cache is
+    checked against its checksums at its first use in a process, and damaged images are decoded again.
 
-    An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does
-    it; 16-bit grey is scaled to 8). Its shorter side is resized to `image_size`, and its centre cropped. Class
-    folders are read recursively, links are followed, hidden files are ignored.
+    An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does it).
+    Its shorter side is resized to `image_size`, and its centre cropped. Class folders are read recursively, links are
+    followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are in two
+    splits. A layout that is not understood is refused.
 
     Args:
         root: the folder. With train/ in it, val/ and test/ are optional, and the class names are those of train/.
         image_size: height and width of every image, in pixels.
-        test_fraction: of a root without splits, this part of each class is the test split; always the same images.
-            0 for none.
+        test_fraction: the part of each class that becomes the test split if the root has no splits; always the same
+            images. 0 for none.
         skip_damaged: leave out files that cannot be decoded or are no images, instead of stopping.
         cache_dir: where the decoded arrays are kept.
+        grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits. By default 65535, and
+            images that look as if they had fewer bits, and floats, are refused.
     """
+
+    file_arguments = ("root", "cache_dir")
 
     def __init__(
         self,
@@ -50,16 +62,19 @@ class ImageFolder(Source):
         test_fraction: float = 0.1,
         skip_damaged: bool = False,
         cache_dir: str = "data/cache",
+        grey_max: float | None = None,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size {image_size} is not a size in pixels: choose 1 or more, for example 32.")
+        check_image_size(image_size)
         if not 0 <= test_fraction < 1:
             raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose 0 or more and less than 1.")
+        if grey_max is not None and not grey_max > 0:
+            raise ValueError(f"grey_max {grey_max} is not a grey value: choose more than 0, for example 4095.")
         self.root = Path(root).expanduser()
         self.image_size = image_size
         self.test_fraction = test_fraction
         self.skip_damaged = skip_damaged
         self.cache_dir = Path(cache_dir).expanduser()
+        self.grey_max = grey_max
         self._ready: tuple[Path, dict[str, Any]] | None = None  # the cache directory and its index
 
     @property
@@ -71,16 +86,17 @@ class ImageFolder(Source):
         return (3, self.image_size, self.image_size)
 
     def prepare(self) -> None:
-        """Decode the images where the cache does not have them yet.
+        """Decode the images that the cache does not have yet.
 
-        Raises ValueError where the folder does not hold at least two classes with images, where files are damaged or
-        foreign (all in one message), or where it changes meanwhile; OSError where something cannot be read or
-        written. Nothing half written remains.
+        Raises ValueError if the layout of the folder is not understood, if files are damaged (all in one message), or
+        if the folder changes meanwhile; OSError if the cache cannot be written. Nothing half written remains.
         """
-        mark, has_splits = fingerprint(self.root)
-        slot, key = self._name(mark, has_splits)
+        mark = fingerprint(self.root)
+        slot, key = self._name(mark)
+        if self._ready is not None and self._ready[0].name == f"{slot}-{key}":
+            return
         try:
-            directory = build_once(self.cache_dir, slot, key, lambda directory: self._write(mark, directory))
+            directory = build_once(self.cache_dir, slot, key, partial(self._write, mark))
         except OSError as error:
             if error.errno is None:  # it has its message
                 raise
@@ -88,8 +104,11 @@ class ImageFolder(Source):
                 f"Cannot write the image cache in {self.cache_dir.absolute()}: {error.strerror}. Make room there, or "
                 "set --data.source.cache_dir to another place."
             ) from error
-        self._ready = (directory, json.loads((directory / "index.json").read_text()))
-        self._report(self._ready[1]["skipped"])
+        index = json.loads((directory / "index.json").read_text())
+        self._refuse_damaged(index["damaged"])
+        for words, count in index["notes"].items():
+            log.warning("%s: %d %s", self.root, count, words)
+        self._ready = (directory, index)
 
     def load(self, split: Split) -> Arrays | None:
         """uint8 (N, 3, image_size, image_size), memory-mapped (writing into it changes no file), labels and paths."""
@@ -97,87 +116,146 @@ class ImageFolder(Source):
         if split not in index["splits"]:
             return None
         try:
-            labels = torch.from_numpy(np.load(directory / f"{split}_labels.npy"))
-            paths = Names(directory / f"{split}_paths", self.root)
-            return Arrays(map_array(directory / f"{split}_images.npy"), labels, paths)
+            rows = np.load(directory / f"{split}.npy", mmap_mode="r")
+            images = map_array(directory / f"{split}.pixels", (len(rows), *self.image_shape))
         except FileNotFoundError as error:
             raise ValueError(
                 f"{self.root} has changed, and another run prepared it anew: this run's cache {directory} is gone."
             ) from error
+        return Arrays(images, torch.from_numpy(rows["label"].astype(np.int64)), _Paths(rows["path"], self.root))
 
     def location(self) -> Path:
         return self._open()[0]
 
-    def _name(self, mark: str, has_splits: bool) -> tuple[str, str]:
+    def _name(self, mark: str) -> tuple[str, str]:
         """The cache's slot (this folder with these settings) and key (these files)."""
-        fraction = 0.0 if has_splits else float(self.test_fraction)
-        settings = f"{self.root.resolve()}\0{self.image_size}\0{fraction}"
+        settings = f"{self.root.resolve()}\0{self.image_size}\0{self.test_fraction}\0{self.grey_max}"
         slot = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         key = hashlib.sha256(f"{FORMAT}\0{mark}".encode()).hexdigest()[:16]
         return f"{self.root.resolve().name}-{slot}", key
 
     def _open(self) -> tuple[Path, dict[str, Any]]:
-        """The cache directory and its index; found by another look where another process prepared it."""
+        """The cache directory and its index; another process may have prepared them."""
         if self._ready is None:
-            directory = self.cache_dir / "-".join(self._name(*fingerprint(self.root)))
-            if not is_whole(directory):
+            directory = self.cache_dir / "-".join(self._name(fingerprint(self.root)))
+            if not is_intact(directory):
                 raise ValueError(f"The images of {self.root} are not in {self.cache_dir}: call prepare() first.")
             self._ready = (directory, json.loads((directory / "index.json").read_text()))
         return self._ready
 
-    def _write(self, mark: str, directory: Path) -> None:
-        """Fill the cache: <split>_images.npy, <split>_labels.npy, <split>_paths, and the class names in index.json."""
+    def _write(self, mark: str, directory: Path, earlier: list[Path]) -> None:
+        """Fill the cache: <split>.pixels, <split>.npy with one row an image, and index.json."""
         tree = scan(self.root)
         splits = dict(tree.splits)
         if not tree.has_splits and self.test_fraction > 0:
             splits["train"], splits["test"] = _cut_off_test(tree, self.test_fraction)
-        count = sum(len(items) for items in splits.values())
+        count = sum(map(len, splits.values()))
         if shutil.disk_usage(directory).free < count * 3 * self.image_size**2:
             raise OSError(errno.ENOSPC, f"{count:,} images need {count * 3 * self.image_size**2 / 1e9:.1f} GB")
-
-        skipped = [f"{path}: is not an image in a class folder" for path in tree.foreign]
-        unopened: list[str] = []
-        kept: dict[str, list[Item]] = {}
-        for split, items in splits.items():
-            images = directory / f"{split}_images.npy"
-            files = [str(self.root / path) for path, _ in items]
-            failures = decode_files(files, images, self.image_size, f"Decoding {self.root.name} ({split})")
-            for row, reason, opened in failures:
-                (skipped if opened else unopened).append(f"{items[row][0]}: {reason}")
-            failed = {row for row, _, _ in failures}
-            kept[split] = [item for row, item in enumerate(items) if row not in failed]
-            if failed and kept[split] and self.skip_damaged:
-                drop_rows(images, sorted(failed))
-            np.save(directory / f"{split}_labels.npy", np.array([label for _, label in kept[split]], dtype=np.int64))
-            write_names((path for path, _ in kept[split]), directory / f"{split}_paths")
-
-        if fingerprint(self.root)[0] != mark:
+        known = self._known(earlier)
+        damaged = list(tree.bad)
+        rows = {split: self._write_split(directory / split, items, known, damaged) for split, items in splits.items()}
+        if fingerprint(self.root) != mark:
             raise ValueError(f"{self.root} changed while its images were read: run it again once it is at rest.")
-        if unopened:
-            raise OSError(f"Cannot read {len(unopened)} files in {self.root}:\n{_list(unopened)}")
-        if not self.skip_damaged:
-            self._report(skipped)
-        self._check_classes_left(tree.class_names, kept)
-        index = {"class_names": tree.class_names, "splits": list(kept), "skipped": skipped}
-        (directory / "index.json").write_text(json.dumps(index))
+        self._refuse_damaged(damaged)
+        for label, name in enumerate(tree.class_names):
+            if label not in rows["train"]["label"]:
+                raise ValueError(f"No image of the class {name!r} in {self.root} can be decoded: repair or remove it.")
+        for split in rows:
+            if not len(rows[split]):
+                raise ValueError(f"No image of {self.root / split} can be decoded: repair or remove it.")
+        notes = {"damaged files are left out": len(damaged), **_duplicates(rows)}
+        if tree.passed_over:
+            notes[f"entries are no images and are passed over, such as {tree.passed_over[0]}"] = len(tree.passed_over)
+        notes = {words: count for words, count in notes.items() if count}
+        index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits)}
+        (directory / "index.json").write_text(json.dumps({**index, "damaged": damaged, "notes": notes}))
 
-    def _report(self, skipped: list[str]) -> None:
-        if not skipped:
-            return
-        if not self.skip_damaged:
+    def _write_split(self, target: Path, items: list[Item], known: Known, damaged: list[str]) -> np.ndarray:
+        """Write the images that can be had: returns their rows, and adds the others to `damaged`."""
+        new = [str(self.root / item.path) for item in items if (item.path, item.about) not in known]
+        rows = []
+        with (
+            # not mapped: a full disk is then an OSError, and not a SIGBUS that kills the process
+            target.with_name(f"{target.name}.pixels").open("wb", buffering=2**20) as file,
+            progress_bar(f"Decoding {self.root.name} ({target.name})", len(new)) as advance,
+            closing(decode_batches(new, self.image_size, grey_max=self.grey_max)) as batches,
+        ):
+            decoded = (one for images, problems in batches for one in zip(images, problems, strict=True))
+            for path, label, about in items:
+                if found := known.get((path, about)):
+                    (pixels, digest), problem = found, None
+                else:
+                    pixels, problem = next(decoded)
+                    digest = _digest(pixels)
+                    advance(1)
+                if problem:
+                    damaged.append(f"{path}: {problem}")
+                else:
+                    file.write(pixels.tobytes())
+                    rows.append((path.encode("utf-8", "surrogateescape"), about, label, digest))
+        width = max((len(path) for path, *_ in rows), default=1)
+        kinds = [("path", f"S{width}"), ("about", "S42"), ("label", np.int64), ("digest", np.uint64)]
+        table = np.array(rows, dtype=kinds)
+        np.save(target.with_name(f"{target.name}.npy"), table)
+        return table
+
+    def _known(self, earlier: list[Path]) -> Known:
+        """The images in earlier caches of the same settings whose pixels are intact."""
+        known: Known = {}
+        for directory in earlier:
+            with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged cache
+                index = json.loads((directory / "index.json").read_text())
+                for split in index["splits"] if index["format"] == FORMAT else []:
+                    rows = np.load(directory / f"{split}.npy")
+                    flat = np.asarray(np.memmap(directory / f"{split}.pixels", np.uint8, "r"))  # plain: much faster
+                    complete = len(flat) // (3 * self.image_size**2)  # all, unless it was cut short
+                    pixels = flat[: complete * 3 * self.image_size**2].reshape(complete, *self.image_shape)
+                    for place, (path, about, _, digest) in enumerate(rows[:complete].tolist()):
+                        if _digest(pixels[place]) == digest:
+                            known[path.decode("utf-8", "surrogateescape"), about.decode()] = (pixels[place], digest)
+        return known
+
+    def _refuse_damaged(self, damaged: list[str]) -> None:
+        if damaged and not self.skip_damaged:
+            more = [f"… and {len(damaged) - LISTED} more"] if len(damaged) > LISTED else []
+            listed = "\n".join(f"  {line}" for line in [*damaged[:LISTED], *more])
             raise ValueError(
-                f"{self.root} holds {len(skipped)} damaged or foreign files:\n{_list(skipped)}\nRepair or remove "
+                f"{self.root} holds {len(damaged)} files that are damaged or no images:\n{listed}\nRepair or remove "
                 "them, or set `skip_damaged: true` to leave them out."
             )
-        log.warning("%s: %d damaged or foreign files skipped", self.root, len(skipped))
 
-    def _check_classes_left(self, class_names: list[str], kept: dict[str, list[Item]]) -> None:
-        for label, name in enumerate(class_names):
-            if all(label != other for _, other in kept["train"]):
-                raise ValueError(f"No image of the class {name!r} in {self.root} can be decoded: repair or remove it.")
-        for split, items in kept.items():
-            if not items:
-                raise ValueError(f"No image of {self.root / split} can be decoded: repair or remove it.")
+
+class _Paths(Sequence[str]):
+    """Paths below `folder` from memory-mapped bytes (N,), made one by one: a list of a million takes 100 MB."""
+
+    def __init__(self, names: np.ndarray, folder: Path) -> None:
+        self.names = names
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return str(self.folder / bytes(self.names[index]).decode("utf-8", "surrogateescape"))
+
+
+def _digest(pixels: np.ndarray) -> int:
+    return int.from_bytes(hashlib.blake2b(pixels.tobytes(), digest_size=8).digest(), "little")
+
+
+def _duplicates(rows: dict[str, np.ndarray]) -> dict[str, int]:
+    """How many images of a split have the same pixels as images of another, or of the same one, in words."""
+    digests = {split: rows[split]["digest"] for split in rows}
+    counts = {}
+    for split, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        if split in digests and other in digests:
+            found = np.isin(digests[split], digests[other]).sum()
+            counts[f"images of {split} have the same pixels as images of {other}"] = int(found)
+    repeated = len(digests["train"]) - len(np.unique(digests["train"]))
+    return {**counts, "images of train have the same pixels as others of train": repeated}
 
 
 def _cut_off_test(tree: Tree, fraction: float) -> tuple[list[Item], list[Item]]:
@@ -185,20 +263,12 @@ def _cut_off_test(tree: Tree, fraction: float) -> tuple[list[Item], list[Item]]:
 
     By hash and not by a shuffle, so that images added later move almost none between the splits.
     """
-    train: list[Item] = []
-    test: list[Item] = []
     classes: list[list[Item]] = [[] for _ in tree.class_names]
     for item in tree.splits["train"]:
-        classes[item[1]].append(item)
+        classes[item.label].append(item)
+    chosen: set[Item] = set()
     for items in classes:
-        count = min(max(1, round(fraction * len(items))), len(items) - 1)
-        by_hash = sorted(items, key=lambda item: hashlib.sha256(item[0].encode("utf-8", "surrogateescape")).digest())
-        chosen = set(by_hash[:count])
-        test += [item for item in items if item in chosen]
-        train += [item for item in items if item not in chosen]
-    return train, test
-
-
-def _list(lines: list[str]) -> str:
-    more = [f"… and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
-    return "\n".join(f"  {line}" for line in [*lines[:LISTED], *more])
+        by_hash = sorted(items, key=lambda item: hashlib.sha256(item.path.encode("utf-8", "surrogateescape")).digest())
+        chosen.update(by_hash[: min(max(1, round(fraction * len(items))), len(items) - 1)])
+    train = [item for item in tree.splits["train"] if item not in chosen]
+    return train, [item for item in tree.splits["train"] if item in chosen]

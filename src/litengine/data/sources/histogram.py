@@ -1,11 +1,11 @@
-"""Mean and deviation of pixels from how often each value comes: exact, in whatever order the images are read."""
+"""Mean and deviation of pixels from counts of their values: exact, whatever the order of the images."""
 
 import torch
 from torch import Tensor
 
 
 def histogram(images: Tensor) -> Tensor:
-    """int64 (C, 256): how often each value stands in each channel of uint8 images (N, C, H, W)."""
+    """int64 (C, 256): the count of each value in each channel of uint8 images (N, C, H, W)."""
     channels = images.swapaxes(0, 1).flatten(1)  # (N, C, H, W) -> (C, N * H * W)
     return torch.stack([torch.bincount(pixels, minlength=256) for pixels in channels])
 

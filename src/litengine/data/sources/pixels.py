@@ -1,58 +1,132 @@
-"""From an image of any size and mode to uint8 (3, size, size).
+"""From an image of any format, size and mode to uint8 (3, size, size)."""
 
-This file is also a program: `decode.py` starts it as a worker process. It therefore imports nothing but Pillow and
-numpy: a worker starts in a tenth of a second instead of waiting for torch.
-"""
-
-import json
-import math
-import signal
-import sys
+import os
+import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-# Suffixes of the files that are taken for images, in lower case.
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"},
-)
+# Pillow hands EPS to Ghostscript, and has no decoder for the others.
+NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+MAX_PIXELS = 2**26  # of one image: 256 MiB as RGB, for which Pillow takes 4 bytes a pixel
+DARK = 2**14  # a 16-bit image whose brightest pixel is darker than this probably has 10, 12 or 14 bits
+ROWS = 256  # of an image that are scaled at once
+ORIENTATION = 0x0112
+TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
-# What a file may be, whatever its suffix says. Not all that Pillow knows: PostScript it would hand to Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
-# (index of the image, what is wrong, whether the file could be opened at all)
-Failure = tuple[int, str, bool]
+@cache
+def formats() -> list[str]:
+    """The formats that are tried, whatever a file's suffix says: all that Pillow decodes by itself."""
+    Image.init()
+    rare = sorted(set(Image.OPEN) - NOT_DECODED - {"JPEG", "PNG"})
+    return ["JPEG", "PNG", *rare]  # tried in this order
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of any mode as RGB, as `convert("RGB")` does it: alpha is dropped, not blended; an animation gives
-    its first frame. The one exception are 16 bits of grey: Pillow would clip them, nearly all to white; here they
-    are scaled. Raises ValueError for pixels without a known range (32-bit integers above 65535, floats)."""
-    if image.mode == "F":
-        raise ValueError("has float pixels, whose range is not known: save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError(f"has pixels from {grey.min()} to {grey.max()}: save it with 8 or 16 bits")
-        image = Image.fromarray((grey.astype(np.float64) / 257).round().astype(np.uint8))
+@cache
+def suffixes() -> frozenset[str]:
+    """The suffixes of these formats, in lower case, with the dot."""
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+
+
+def is_image(path: str) -> bool:
+    """Whether a file has the suffix of an image format, or the content of one. The image may still be damaged."""
+    if os.path.splitext(path)[1].lower() in suffixes():
+        return True
+    try:
+        with open_image(path):
+            return True
+    except Exception:  # Pillow's plugins raise many kinds
+        return False
+
+
+@contextmanager
+def open_image(path: str) -> Iterator[ImageFile]:
+    """The image in a file, not yet decoded. Raises ValueError for an empty or special file, without opening it (a FIFO
+    would wait for ever), OSError if it cannot be opened."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("is a folder" if stat.S_ISDIR(status.st_mode) else "is a FIFO, socket or device, not a file")
+    if status.st_size == 0:
+        raise ValueError("is empty")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mostly about metadata
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=formats()) as image:
+            yield image
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The decoded image, turned as its EXIF orientation says. Nothing else of EXIF is read, and EXIF that cannot be
+    read is ignored. Raises ValueError if the image has more than 2**26 pixels."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first")
+    image.load()
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # Pillow raises whatever damaged EXIF leads to
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image, grey_max: float | None = None) -> Image.Image:
+    """An image of any mode as RGB, as `convert("RGB")` does it: alpha is dropped, not blended, and an animation gives
+    its first frame. Only grey of more than 8 bits differs, which Pillow would clip: 0..`grey_max` becomes 0..255.
+
+    Without `grey_max` it is 65535. Raises ValueError for grey values outside this range; without `grey_max` also for
+    floats, and if the brightest pixel is so dark that the values probably have fewer than 16 bits.
+    """
+    if image.mode.startswith(("I", "F")):
+        image = _scale_grey(image, grey_max)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as directly, without Pillow's warning
     return image.convert("RGB")
 
 
-def to_pil(image: Any) -> Image.Image:
-    """A PIL image, upright as its EXIF orientation says; a tensor or array, uint8 or float from 0 to 1 (which is
-    rounded to 8 bits), (H, W), (C, H, W) or (H, W, C) with one, three or four channels, as one. Where three sizes
-    could be read both ways, channels come first. Raises ValueError for any other."""
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image)
-    if not hasattr(image, "__array__"):
+def _scale_grey(image: Image.Image, grey_max: float | None) -> Image.Image:
+    starts = range(0, image.height, ROWS)
+    strips = [image.crop((0, first, image.width, min(first + ROWS, image.height))) for first in starts]
+    extremes = [(array.min(), array.max()) for array in map(np.asarray, strips)]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    white = 65535 if grey_max is None else grey_max
+    # written so that NaN is refused too
+    known = grey_max is not None or (image.mode != "F" and not 0 < high < DARK)
+    if not (known and low >= 0 and high <= white):
         raise ValueError(
-            f"is a {type(image).__name__}, which has no shape: a PIL image, an array or a tensor is needed"
+            f"has grey values from {low:g} to {high:g}, and white is not known: convert it to 8 bits, or set "
+            "grey_max of ImageFolder to the value of white, such as 4095 for 12 bits, for all images"
+            if grey_max is None
+            else f"has grey values from {low:g} to {high:g}, outside 0..{grey_max:g} (grey_max)"
         )
+    grey = np.empty((image.height, image.width), dtype=np.uint8)
+    for first, strip in zip(starts, strips, strict=True):
+        grey[first : first + ROWS] = (np.asarray(strip) * (255 / white)).round()
+    return Image.fromarray(grey)
+
+
+def to_pil(image: Any) -> Image.Image:
+    """A PIL image, upright as its EXIF orientation says; or a tensor or array as one: uint8, or float from 0 to 1
+    (which is rounded to 8 bits), (H, W), (C, H, W) or (H, W, C) with one, three or four channels. Ambiguous shapes are
+    read as (C, H, W). Raises ValueError for anything else."""
+    if isinstance(image, Image.Image):
+        return upright(image)
+    if not hasattr(image, "__array__"):
+        raise ValueError(f"is a {type(image).__name__}, without a shape: a PIL image, an array or a tensor is needed")
     array: NDArray[Any] = image.numpy(force=True) if hasattr(image, "numpy") else np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4):
         array = array.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
@@ -72,81 +146,56 @@ def to_pil(image: Any) -> Image.Image:
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize the shorter side to `size` (bilinear, antialiased) and crop the centre: uint8 (3, size, size).
-
-    The same pixels as torchvision's Resize(size) and CenterCrop(size) give. Takes RGB.
-    """
+    """Resize the shorter side of an RGB image to `size` (bilinear, antialiased) and crop the centre: uint8 (3, size,
+    size). The same pixels as torchvision's Resize(size) and CenterCrop(size) give."""
     width, height = image.size
     short = min(width, height)
     if short == 0:
         raise ValueError("has no pixels")
     if short != size:
         width, height = int(size * width / short), int(size * height / short)
-        if width * height > (Image.MAX_IMAGE_PIXELS or math.inf):  # a thread of pixels: a bomb only once it is resized
+        if width * height > MAX_PIXELS:
             raise ValueError(f"is {image.width}x{image.height}, too long for a shorter side of {size} pixels")
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)
     if (width, height) != (size, size):
         image = image.crop((left, top, left + size, top + size))
-    pixels: NDArray[np.uint8] = np.asarray(image)
-    return np.moveaxis(pixels, 2, 0)  # (size, size, 3) -> (3, size, size)
+    pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
+    return pixels
 
 
-def decode(path: str, size: int) -> NDArray[np.uint8]:
-    """The image in `path`, upright as its EXIF orientation says: uint8 (3, size, size)."""
-    with Image.open(path, formats=FORMATS) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return fit(to_rgb(image), size)
+def decode(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:
+    """The image in a file, upright as its EXIF orientation says: uint8 (3, size, size). See `to_rgb` for `grey_max`.
+
+    Raises OSError, ValueError or whatever Pillow's decoders raise; `reason` puts it in words.
+    """
+    with open_image(path) as image:
+        # 16 bits a channel, of which Pillow keeps the upper 8 if they are colours
+        deep = ";16" in str(image.tile) and not image.mode.startswith(("I", "F"))
+        rgb = to_rgb(upright(image), grey_max)
+    # grey with alpha is read as colours too
+    if deep and 0 < max(high for _, high in rgb.getextrema()) < DARK // 256:  # type: ignore[misc]
+        raise ValueError("has 16 bits a channel, but its brightest pixel has less than 14: convert it to 8 bits")
+    return fit(rgb, size)
 
 
-def decode_safely(path: str, size: int) -> NDArray[np.uint8]:
-    """As `decode`, for one file: raises ValueError or OSError with one line that names it, also where it is huge."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        try:
-            return decode(path, size)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no image {path}") from None
-        except Exception as error:  # Pillow's decoders raise whatever they stumble over
-            raise ValueError(f"{path}: {_reason(error, path)}") from error
+def decode_safely(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:
+    """As `decode`; raises FileNotFoundError or ValueError with one line that names the file."""
+    try:
+        return decode(path, size, grey_max)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {path}") from None
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"{path}: {reason(error, path)}") from error
 
 
-def decode_batch(paths: list[str], size: int) -> tuple[NDArray[np.uint8], list[Failure]]:
-    """The images in `paths`, uint8 (N, 3, size, size), and what failed; the rows of that are zero."""
-    images = np.zeros((len(paths), 3, size, size), dtype=np.uint8)
-    failures: list[Failure] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for index, path in enumerate(paths):
-            try:
-                images[index] = decode(path, size)
-            except Exception as error:  # Pillow's decoders raise whatever they stumble over
-                # Only the operating system sets errno: then it is not the image that is at fault.
-                opened = getattr(error, "errno", None) is None
-                failures.append((index, _reason(error, path), opened))
-    return images, failures
-
-
-def _reason(error: Exception, path: str) -> str:
+def reason(error: Exception, path: str) -> str:
+    """Why the image in `path` could not be decoded, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
         return "is not an image of a known format"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"has more than {Image.MAX_IMAGE_PIXELS:,} pixels (a decompression bomb?): make it smaller first"
+        return f"has more than {MAX_PIXELS:,} pixels: make it smaller first"
     text = str(error).replace(repr(path), "it").split("\n")[0]
     return text or type(error).__name__
-
-
-def work(size: int) -> None:
-    """Answer each line of standard input, a list of paths, with a line of failures and the bytes of the images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent: it then closes our standard input
-    for line in sys.stdin:
-        images, failures = decode_batch(json.loads(line), size)
-        sys.stdout.buffer.write(json.dumps(failures).encode() + b"\n")
-        sys.stdout.buffer.write(images.data)
-        sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    work(int(sys.argv[1]))

@@ -1,5 +1,4 @@
-"""Images that lie in shards, too many for memory or far away: a few shards are open at a time, the next ones on their
-way."""
+"""Images in shards, too many for memory or far away: a few shards are open, and the next ones are read ahead."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,13 +15,13 @@ READERS = 4  # threads: one connection to an object store is slower than a netwo
 
 
 class Shards:
-    """uint8 images (N, C, H, W) in shards of `per_shard` each (the last may have fewer), read as they are asked for.
+    """uint8 images (N, C, H, W) in shards of `per_shard` each (the last may have fewer), read when they are needed.
 
-    It stands where a tensor would: `images[3]` and `images[index]` give tensors, in new memory. Who asks for many
-    images tells which (`expect`), and asks in an order that opens few shards at a time (`order`).
+    It takes the place of a tensor: `images[3]` and `images[index]` give tensors, in new memory. To read ahead, say
+    which images come next (`expect`), in an order that opens few shards at a time (`order`).
 
     Args:
-        read: gives a shard, by its number: uint8 (n, C, H, W); called by several threads at once.
+        read: returns a shard, by its number: uint8 (n, C, H, W); several threads call it.
         shape: (N, C, H, W).
         per_shard: images in each shard.
     """
@@ -35,10 +34,10 @@ class Shards:
         self.per_shard = per_shard
         self._read = read
         self._threads: ThreadPoolExecutor | None = None
-        self._lock = Lock()  # an epoch that was left may still be asking while the next one begins
+        self._lock = Lock()  # an abandoned epoch may still be reading while the next one begins
         self._open: dict[int, Future[Tensor]] = {}
-        self._upcoming: deque[int] = deque()  # shards still to be read ahead, in the order they are needed
-        self._untouched: set[int] = set()  # read ahead, and nothing of them asked for yet
+        self._upcoming: deque[int] = deque()  # shards to read ahead, in the order they are needed
+        self._untouched: set[int] = set()  # read ahead and not yet used
         self._expected = np.zeros(-(-shape[0] // per_shard), dtype=np.int64)  # images of each shard still to come
 
     def __len__(self) -> int:
@@ -63,15 +62,15 @@ class Shards:
                 chosen = torch.from_numpy(rows[places] - shard * self.per_shard)
                 out.index_copy_(0, torch.from_numpy(places), reading.result().index_select(0, chosen))
                 self._expected[shard] -= len(places)
-            # those of this call stay open: who did not say what is to come often asks for their neighbours next
+            # those of this call stay open: without `expect`, their neighbours are often needed next
             over = [shard for shard in self._open if shard not in needed and self._expected[shard] <= 0]
             for shard in over:
                 del self._open[shard]
             self._read_ahead()
 
     def expect(self, rows: np.ndarray) -> None:
-        """Forgets what was expected before: these images, int64 (n,), will be asked for, in this order. Their shards
-        are read ahead, and closed after the last image."""
+        """These images, int64 (n,), are needed next, in this order; replaces an earlier call. Their shards are read
+        ahead, and closed after the last image."""
         shards = rows // self.per_shard
         first = np.unique(shards, return_index=True)[1]
         with self._lock:
@@ -84,10 +83,10 @@ class Shards:
     def order(self, indices: np.ndarray, generator: np.random.Generator, batch_size: int) -> np.ndarray:
         """The images `indices`, int64 ascending, shuffled for batches of `batch_size`.
 
-        Shards come in random order, and the images of a shard too. Each batch takes as many images, one after the
-        other, from each of up to 16 lanes, which go through shards of their own: of several processes that have a
-        slice of every batch each reads other shards. What is left when the first lane ends is shuffled whole, as is
-        all where there are fewer shards than lanes.
+        Shards come in random order, and so do the images of a shard. There are up to 16 lanes, with different shards;
+        a batch takes as many images from each, one lane after the other. So each of several processes, which gets a
+        slice of every batch, reads other shards. What is left when the first lane ends is shuffled as a whole, as are
+        all images if there are fewer shards than lanes.
         """
         lanes = max(count for count in range(1, LANES + 1) if batch_size % count == 0)
         ends = np.flatnonzero(np.diff(indices // self.per_shard)) + 1

@@ -1,18 +1,16 @@
-"""Write a stream: shards of images as LitData reads them, in a folder or in S3, whole or not at all."""
+"""Write a stream: shards of images in LitData's format, in a folder or in S3, completely or not at all."""
 
 import errno
 import shutil
 import tempfile
 import time
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +20,24 @@ from torch import Tensor
 from .base import Arrays
 from .histogram import histogram, moments
 from .progress import progress_bar
-from .records import is_remote
 from .stream import CONTENTS, Contents, Stream, label_type
+from .stream_files import is_remote
+
+# Called with the folder of a dataset, when the files in it are complete.
+Keep = Callable[[Path], None]
+# What is there already; the folder in which datasets are written; what keeps them.
+Target = tuple[Contents | None, Path, Keep]
 
 SHARD_BYTES = 2**24  # a download of a fifth of a second at 80 MB/s; 33 of them fit into half a gigabyte
 
 
 class Written(NamedTuple):
-    """A stream that is there.
+    """A stream that exists.
 
     Attributes:
         bytes: of all pixels.
         shards: how many.
-        seconds: that writing took; None where it was there before.
+        seconds: that writing took; None if it existed before.
     """
 
     bytes: int
@@ -48,28 +51,30 @@ def write_stream(
     """Writes splits as a stream, unless it is there already.
 
     The training images are written in a random order, always the same one, so that every shard holds images of all
-    classes; those of other splits in theirs. A folder has another name until it is whole; in S3 the record that makes
-    a stream of the shards comes last. What a stopped run left is written anew.
+    classes; those of other splits in their order. A folder has another name until it is complete; in S3 the record
+    that makes a stream of the shards comes last. What a killed run left is written again.
 
     Args:
         splits: the arrays of each, and which of their images (int64 indices) belong to it; "train" is needed.
         to: a folder, or `s3://bucket/folder`.
 
     Raises:
-        ValueError: where something else is there, or LitData is not installed.
-        OSError: where it cannot be written.
+        ValueError: if something else is there, or LitData is not installed.
+        OSError: if it cannot be written.
     """
     started = time.monotonic()
     per_shard = max(1, SHARD_BYTES // prod(image_shape))
-    sizes = {split: len(indices) for split, (_, indices) in splits.items()}
     orders = {split: indices for split, (_, indices) in splits.items()}
     orders["train"] = _shuffle(orders["train"], per_shard)
-    kind = label_type(len(class_names))
-    labels = b"".join(splits[split][0].labels.numpy()[order].astype(kind).tobytes() for split, order in orders.items())
+    sizes = {split: len(order) for split, order in orders.items()}
+    labels = b"".join(
+        splits[split][0].labels.numpy()[order].astype(label_type(len(class_names))).tobytes()
+        for split, order in orders.items()
+    )
     shards = sum(-(-size // per_shard) for size in sizes.values())
     volume = sum(sizes.values()) * prod(image_shape)
-    with _place(to, volume) as place:
-        if (found := place.found()) is not None:
+    with _bucket(to) if to.startswith("s3://") else _folder(to, volume) as (found, folder, keep):
+        if found is not None:
             same = (found.class_names, found.image_shape, found.sizes, found.labels)
             if same != (class_names, image_shape, sizes, labels):
                 raise ValueError(f"{to} holds a stream of other images: choose another place, or remove it first")
@@ -79,7 +84,7 @@ def write_stream(
         for split, order in orders.items():
             images = splits[split][0].images
             checksums[split] = []
-            with place.dataset(split) as add, progress_bar(f"Writing {split}", len(order)) as advance:
+            with _dataset(folder / split, keep) as add, progress_bar(f"Writing {split}", len(order)) as advance:
                 for first in range(0, len(order), per_shard):
                     pixels = images[torch.from_numpy(order[first : first + per_shard])]
                     checksums[split].append(zlib.crc32(pixels.numpy().data))
@@ -88,9 +93,8 @@ def write_stream(
                     add({"images": pixels})
                     advance(len(pixels))
         mean, std = moments(counts)
-        contents = Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, labels)
-        with place.dataset(CONTENTS) as add:
-            add(contents.record())
+        with _dataset(folder / CONTENTS, keep) as add:
+            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, labels).record())
     return Written(volume, shards, time.monotonic() - started)
 
 
@@ -101,129 +105,81 @@ def _shuffle(indices: np.ndarray, per_shard: int) -> np.ndarray:
     return order
 
 
-def _place(to: str, volume: int) -> "_Folder | _Bucket":
-    if to.startswith("s3://"):
-        return _Bucket(to)
+@contextmanager
+def _dataset(folder: Path, keep: Keep) -> Iterator[Callable[[dict[str, Tensor]], None]]:
+    """A LitData dataset; yields a function that adds a record to it, as a chunk of its own."""
+    from litdata.streaming import Cache
+
+    cache = Cache(str(folder), chunk_size=1)
+    numbers = count()
+
+    def add(record: dict[str, Tensor]) -> None:
+        cache[next(numbers)] = record
+        keep(folder)
+
+    yield add
+    cache.done()
+    cache.merge()
+    keep(folder)
+
+
+@contextmanager
+def _folder(to: str, volume: int) -> Iterator[Target]:
     if is_remote(to):
         raise ValueError(
             f"--to is {to}: a folder or s3://bucket/folder can be written; for another store write a folder, and copy "
             "it there with the store's own tool"
         )
-    return _Folder(Path(to).expanduser().absolute(), volume)
-
-
-class _Place(ABC):
-    """Where a stream is written, open for it as a context."""
-
-    folder: Path  # on this machine, where the files are made
-
-    @abstractmethod
-    def found(self) -> Contents | None:
-        """What the stream that is there already holds."""
-
-    @abstractmethod
-    def keep(self, name: str) -> None:
-        """Takes the files made so far in `folder/name`: they are complete."""
-
-    @contextmanager
-    def dataset(self, name: str) -> Iterator[Callable[[dict[str, Tensor]], None]]:
-        """A dataset of LitData's; yields what adds a record to it, as a chunk of its own."""
-        from litdata.streaming import Cache
-
-        cache = Cache(str(self.folder / name), chunk_size=1)
-        numbers = count()
-
-        def add(record: dict[str, Tensor]) -> None:
-            cache[next(numbers)] = record
-            self.keep(name)
-
-        yield add
-        cache.done()
-        cache.merge()
-        self.keep(name)
-
-
-class _Folder(_Place):
-    def __init__(self, to: Path, volume: int) -> None:
-        self.to = to
-        self.volume = volume
-        self.folder = to.with_name(f"{to.name}.partial")
-
-    def __enter__(self) -> "_Folder":
-        self.to.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.to.with_name(f".{self.to.name}.lock"))
-        self._lock.acquire()
-        shutil.rmtree(self.folder, ignore_errors=True)  # left by a run that was killed: we hold the lock
-        return self
-
-    def found(self) -> Contents | None:
-        if (self.to / CONTENTS / "index.json").is_file():
-            return Stream(str(self.to)).contents
-        if self.to.is_file() or (self.to.is_dir() and any(self.to.iterdir())):
-            raise ValueError(f"{self.to} is there, and is no stream: choose another place, or remove it first")
-        if shutil.disk_usage(self.to.parent).free < self.volume:
-            raise OSError(errno.ENOSPC, f"the stream needs {self.volume / 1e9:.1f} GB", str(self.to.parent))
-        return None
-
-    def keep(self, name: str) -> None:
-        """They are where they belong."""
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    final = Path(to).expanduser().absolute()
+    partial = final.with_name(f"{final.name}.partial")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(final.with_name(f".{final.name}.lock")):
+        if (final / CONTENTS / "index.json").is_file():
+            yield Stream(to).contents, partial, _leave
+            return
+        if final.is_file() or (final.is_dir() and any(final.iterdir())):
+            raise ValueError(f"{final} is there, and is no stream: choose another place, or remove it first")
+        if shutil.disk_usage(final.parent).free < volume:
+            raise OSError(errno.ENOSPC, f"the stream needs {volume / 1e9:.1f} GB", str(final.parent))
+        shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed: we hold the lock
         try:
-            if kind is None and self.folder.exists():
-                if self.to.exists():  # an empty folder
-                    self.to.rmdir()
-                self.folder.rename(self.to)
+            yield None, partial, _leave
+            if final.exists():  # an empty folder
+                final.rmdir()
+            partial.rename(final)
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self._lock.release()
+            shutil.rmtree(partial, ignore_errors=True)
 
 
-class _Bucket(_Place):
-    def __init__(self, to: str) -> None:
-        self.to = to.rstrip("/")
-        self.bucket, _, self.prefix = self.to.removeprefix("s3://").partition("/")
-        if not self.bucket or not self.prefix:
-            raise ValueError(f"--to is {to}: bucket and folder are needed, as in s3://bucket/folder")
+def _leave(folder: Path) -> None:
+    """Nothing to do: the files are already in place."""
 
-    def __enter__(self) -> "_Bucket":
-        self._temporary = tempfile.TemporaryDirectory(prefix="litcnn-")
-        self.folder = Path(self._temporary.name)
-        return self
 
-    def found(self) -> Contents | None:
-        from botocore.exceptions import ClientError
+@contextmanager
+def _bucket(to: str) -> Iterator[Target]:
+    import boto3
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
 
-        try:
-            with self._told():
-                self._client.head_object(Bucket=self.bucket, Key=f"{self.prefix}/{CONTENTS}/index.json")
-        except OSError as error:
-            if isinstance(error.__cause__, ClientError) and error.__cause__.response["Error"]["Code"] == "404":
-                return None
-            raise
-        return Stream(self.to, cache_dir=str(self.folder / "cache")).contents
+    bucket, _, prefix = to.rstrip("/").removeprefix("s3://").partition("/")
+    if not bucket or not prefix:
+        raise ValueError(f"--to is {to}: bucket and folder are needed, as in s3://bucket/folder")
+    client = boto3.client("s3")
 
-    def keep(self, name: str) -> None:
-        for file in sorted((self.folder / name).iterdir()):
-            with self._told():
-                self._client.upload_file(str(file), self.bucket, f"{self.prefix}/{name}/{file.name}")
+    def upload(folder: Path) -> None:
+        for file in sorted(folder.iterdir()):
+            client.upload_file(str(file), bucket, f"{prefix}/{folder.name}/{file.name}")
             file.unlink()
 
-    def __exit__(self, *_: object) -> None:
-        self._temporary.cleanup()
-
-    @cached_property
-    def _client(self) -> Any:
-        import boto3
-
-        return boto3.client("s3")
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
+    with tempfile.TemporaryDirectory(prefix="litcnn-") as folder:
         try:
-            yield
+            found = None
+            try:
+                client.head_object(Bucket=bucket, Key=f"{prefix}/{CONTENTS}/index.json")
+                found = Stream(to, cache_dir=folder).contents
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "404":
+                    raise
+            yield found, Path(folder), upload
         except (BotoCoreError, ClientError, Boto3Error) as error:
-            raise OSError(f"cannot write to {self.to}: {error}") from error
+            raise OSError(f"cannot write to {to}: {error}") from error

@@ -6,18 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from .base import Arrays, Source, Split
+from .base import Arrays, Source, Split, check_image_size
+from .decode import SMALL, Item, read_batches
 from .pixels import fit, to_pil, to_rgb
-from .progress import SMALL, progress_bar
-
-BATCH = 64
-
-# Images of one batch, their labels as the dataset gives them, and what is wrong with the first that is wrong.
-Batch = tuple[Tensor, list[Any], str | None]
+from .progress import progress_bar
 
 
 class TorchDataset(Source):
@@ -26,13 +20,16 @@ class TorchDataset(Source):
     Each is read once, by worker processes, into memory; it stays there until the program ends. An image may be a PIL
     image of any mode, or a tensor or array: uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one,
     three or four channels. It becomes RGB, its shorter side is resized to `image_size`, its centre cropped. Give the
-    datasets no random transform: each image is drawn from them once.
+    datasets no random transform: each image is read from them once.
+
+    If two datasets name their classes (`class_to_idx` or `classes`, as torchvision's do), the labels of `test` and
+    `val` are matched to those of `train` by name, so that a class without test images shifts no other class.
 
     Args:
         train: for example `{class_path: torchvision.datasets.FashionMNIST, init_args: {root: data, download: true}}`.
         test: the test split, the same way (there with `train: false`).
         val: the validation split; without it, it is cut from train.
-        class_names: by label; else `train.classes`, else "0", "1", … up to the largest label of train.
+        class_names: by label of train; else `train.classes`, else "0", "1", … up to the largest label of train.
         num_workers: processes that read.
         image_size: height and width of every image, in pixels.
     """
@@ -47,20 +44,21 @@ class TorchDataset(Source):
         num_workers: int = 2,
         image_size: int = 32,
     ) -> None:
-        if image_size < 1:
-            raise ValueError(f"image_size {image_size} is not a size in pixels: choose 1 or more, for example 32.")
+        check_image_size(image_size)
         if num_workers < 0:
             raise ValueError(f"num_workers {num_workers} is negative: choose 0 or more.")
         self.datasets: dict[str, Any] = {"train": train, "test": test, "val": val}
         self.num_workers = num_workers
         self.image_size = image_size
-        names = class_names or getattr(train, "classes", None)
-        self._class_names = None if names is None else [str(name) for name in names]
+        self._class_names = class_names
         self._arrays: dict[str, Arrays] = {}
         for split, dataset in self.datasets.items():
             if dataset is not None and not (isinstance(dataset, Sized) and hasattr(dataset, "__getitem__")):
                 kind = type(dataset).__name__
                 raise ValueError(f"{split}: {kind} has no __len__ or __getitem__: a map-style dataset is needed.")
+        self._labels = {split: self._label_map(split) for split in ("test", "val")}
+        if class_names is None and (named := names_of(train)):
+            self._class_names = [named.get(label, str(label)) for label in range(max(named) + 1)]
 
     @property
     def class_names(self) -> list[str]:
@@ -74,13 +72,13 @@ class TorchDataset(Source):
         return (3, self.image_size, self.image_size)
 
     def prepare(self) -> None:
-        """Read the training split, so that what is wrong with it is said at once."""
+        """Read the training split, so that its errors are raised at once."""
         self.load("train")
 
     def load(self, split: Split) -> Arrays | None:
-        """uint8 (N, 3, image_size, image_size) and int64 labels, in memory; None where no dataset was given.
+        """uint8 (N, 3, image_size, image_size) and int64 labels, in memory; None if no dataset was given.
 
-        Raises ValueError, naming split and index, for an image or label that is none.
+        Raises ValueError, naming split and index, for an image or label that cannot be used.
         """
         if self.datasets[split] is None:
             return None
@@ -94,6 +92,18 @@ class TorchDataset(Source):
             )
         return arrays
 
+    def _label_map(self, split: str) -> dict[int, int]:
+        """The label in train of each label of a split, if both name their classes; else empty."""
+        train, other = names_of(self.datasets["train"]), names_of(self.datasets[split])
+        if train == other or not train or not other:
+            return {}
+        labels = {name: label for label, name in train.items()}
+        if unknown := sorted(set(other.values()) - set(labels)):
+            raise ValueError(f"{split} has the class {unknown[0]!r}, which train does not have: remove it, or add it.")
+        if len(labels) < len(train):
+            raise ValueError(f"two classes of train have the same name, so those of {split} cannot be matched to them.")
+        return {label: labels[name] for label, name in other.items()}
+
     def _read(self, split: Split) -> Arrays:
         if split in self._arrays:
             return self._arrays[split]
@@ -101,31 +111,38 @@ class TorchDataset(Source):
         count = len(dataset)
         if count == 0:
             raise ValueError(f"{split}: {type(dataset).__name__} is empty.")
-        loader: DataLoader[Any] = DataLoader(
-            _Pixels(dataset, self.image_size),
-            batch_size=BATCH,
-            collate_fn=_collate,
-            num_workers=self.num_workers if count >= SMALL else 0,
-        )
         images = torch.empty((count, *self.image_shape), dtype=torch.uint8)
         labels = torch.empty(count, dtype=torch.int64)
         first = 0
+        batches = read_batches(_Pixels(dataset, self.image_size), self.num_workers if count >= SMALL else 0)
         with progress_bar(f"Reading {type(dataset).__name__} ({split})", count) as advance:
-            for batch, batch_labels, problem in loader:
-                if problem:
-                    raise ValueError(f"{split}{problem}")
-                images[first : first + len(batch)] = batch
-                for index, label in enumerate(batch_labels, start=first):
-                    labels[index] = _label(label, f"{split}[{index}]")
-                first += len(batch)
-                advance(len(batch))
+            for pixels, batch_labels, problems in batches:
+                for index, (label, problem) in enumerate(zip(batch_labels, problems, strict=True), start=first):
+                    if problem:
+                        raise ValueError(f"{split}[{index}] cannot be used: {problem}")
+                    labels[index] = self._label(split, label, f"{split}[{index}]")
+                images[first : first + len(pixels)] = torch.from_numpy(pixels)
+                first += len(pixels)
+                advance(len(pixels))
         self._arrays[split] = Arrays(images, labels)
         return self._arrays[split]
 
+    def _label(self, split: str, label: Any, where: str) -> int:
+        """The label in train of an item's label."""
+        try:
+            value = operator.index(label)
+        except TypeError:
+            value = -1
+        if value < 0:
+            raise ValueError(f"{where} has label {label!r}: labels must be the integers 0, 1, 2, …")
+        if (matched := self._labels.get(split)) and value not in matched:
+            raise ValueError(f"{where} has label {value}, which is no class of that dataset.")
+        return matched[value] if matched else value
 
-class _Pixels(Dataset[tuple[NDArray[np.uint8], Any, str | None]]):
-    """The dataset with its images as uint8 (3, size, size). What goes wrong is returned: an exception that crosses a
-    worker's border arrives with a page of traceback around it."""
+
+class _Pixels(Dataset[Item]):
+    """The dataset with its images as uint8 (3, size, size). Exceptions become problems, because one that leaves a
+    worker process has a page of traceback around it."""
 
     def __init__(self, dataset: Any, size: int) -> None:
         self.dataset = dataset
@@ -134,25 +151,21 @@ class _Pixels(Dataset[tuple[NDArray[np.uint8], Any, str | None]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any, str | None]:
+    def __getitem__(self, index: int) -> Item:
         try:
             image, label = self.dataset[index]
             return fit(to_rgb(to_pil(image)), self.size), label, None
         except Exception as error:  # the user's dataset may raise anything
-            empty = np.zeros((3, self.size, self.size), dtype=np.uint8)
-            return empty, None, f"[{index}] cannot be used: {type(error).__name__}: {error}"
+            return np.zeros((3, self.size, self.size), dtype=np.uint8), None, f"{type(error).__name__}: {error}"
 
 
-def _collate(items: list[tuple[NDArray[np.uint8], Any, str | None]]) -> Batch:
-    images, labels, problems = zip(*items, strict=True)
-    return torch.from_numpy(np.stack(images)), list(labels), next(filter(None, problems), None)
-
-
-def _label(label: Any, where: str) -> int:
-    try:
-        value = operator.index(label)
-    except TypeError:
-        value = -1
-    if value < 0:
-        raise ValueError(f"{where} has label {label!r}: labels must be the integers 0, 1, 2, …")
-    return value
+def names_of(dataset: Any) -> dict[int, str]:
+    """The class name of each label, from `class_to_idx` or `classes` of a dataset or of the one that it is part of;
+    empty if it has neither."""
+    while not hasattr(dataset, "classes") and not hasattr(dataset, "class_to_idx") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    labels, classes = getattr(dataset, "class_to_idx", None), getattr(dataset, "classes", None)
+    # class_to_idx may also have several names for one label
+    if isinstance(labels, dict) and labels and len(set(labels.values())) == len(labels):
+        return {int(label): str(name) for name, label in labels.items()}
+    return dict(enumerate(map(str, classes or [])))

@@ -1,20 +1,50 @@
-"""Which image files a folder holds, and which class and split each belongs to."""
+"""Which files a folder holds, and which class and split each belongs to."""
 
 import hashlib
 import os
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from .pixels import IMAGE_SUFFIXES
+from .pixels import is_image
 
 SPLITS = ("train", "val", "test")
-# What file managers leave behind, besides hidden files.
-LITTER = frozenset({"__macosx", "desktop.ini", "thumbs.db"})
 EXPECTED = "expected <root>/<class>/*.jpg (or .png, …) or <root>/train|val|test/<class>/*.jpg"
+# Folders and files that operating systems, file managers and network drives leave behind, besides hidden ones.
+LEFTOVERS = frozenset(
+    (
+        *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "__macosx"),
+        *("__pycache__", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found", "recycled", "recycler"),
+        *("system volume information", "thumbs.db"),
+    )
+)
+# The name of a split as others write it: Train, training_set, test-images, valid, seg_train, …
+SPLIT_NAME = re.compile(
+    r"(?:^|[^a-z])(train|test|val|valid|validat|dev|eval|evaluat|holdout)(?:ion|ing|set|data|images?|s)*(?:$|[^a-z])"
+)
 
-# (path relative to the root, with "/", label)
-Item = tuple[str, int]
+
+DEEPEST = 100  # folders in each other
+
+
+class Entry(NamedTuple):
+    """What a folder holds at `path`, relative to it and with "/". `about` changes when the content of a file does; of
+    a bad entry it is the reason why it cannot be read."""
+
+    path: str
+    kind: Literal["file", "folder", "leftover", "bad"]
+    about: str = ""
+
+
+class Item(NamedTuple):
+    """An image: its path relative to the root, its label, and `Entry.about`."""
+
+    path: str
+    label: int
+    about: str
 
 
 @dataclass(frozen=True)
@@ -22,138 +52,172 @@ class Tree:
     """What `scan` found.
 
     Attributes:
-        class_names: sorted; from train/ where the root has splits.
-        splits: the images of each split, sorted by class and path; all of them in "train" where the root has none.
+        class_names: sorted; from train/ if the root has splits.
+        splits: the files of each split, sorted by class and path; all of them in "train" if the root has none.
         has_splits: whether the layout is root/train|val|test/<class>.
-        foreign: files in class folders that are no images by their suffix, and images in no class folder.
+        bad: what cannot be an image of a class, with the reason.
+        passed_over: paths of leftovers of systems, and of files outside class folders that are no images.
     """
 
     class_names: list[str]
     splits: dict[str, list[Item]]
     has_splits: bool
-    foreign: list[str]
+    bad: list[str]
+    passed_over: list[str]
 
 
-def fingerprint(root: Path) -> tuple[str, bool]:
-    """(a hash, whether the root has splits). The hash changes when any file or folder appears or disappears, and when
-    a file changes its size or time. Memory does not grow with the number of files. Raises as `scan` does."""
-    folders: set[str] = set()
+def walk(root: Path, folder: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Entry]:
+    """All entries below `root`, sorted, links followed; nothing is opened. Raises OSError if `root` cannot be read; an
+    entry below it that cannot be read is a bad one."""
+    try:
+        here = os.stat(os.path.join(root, folder))
+        if (here.st_dev, here.st_ino) in above or len(above) > DEEPEST:
+            yield Entry(folder, "bad", "is too deep, or a link to a folder above it")
+            return
+        with os.scandir(os.path.join(root, folder)) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+    except OSError as error:
+        if not folder:
+            raise OSError(f"Cannot read {root}: {error.strerror}.") from error
+        yield Entry(folder, "bad", f"cannot be read: {error.strerror}")
+        return
+    for entry in entries:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.name.startswith(".") or entry.name.lower() in LEFTOVERS:
+            yield Entry(path, "leftover")
+            continue
+        try:
+            is_folder = entry.is_dir()
+            status = entry.stat()
+        except OSError as error:  # a link to nothing, or in a circle
+            yield Entry(path, "bad", f"cannot be read: {error.strerror}")
+            continue
+        if is_folder:
+            yield Entry(path, "folder")
+            yield from walk(root, path, (*above, (here.st_dev, here.st_ino)))
+        else:
+            yield Entry(path, "file", f"{status.st_size} {status.st_mtime_ns}")
+
+
+def fingerprint(root: Path) -> str:
+    """A hash that changes when any file or folder appears or disappears, or a file changes its size or time. Memory
+    does not grow with the number of files. Raises as `scan` does."""
     digest = hashlib.sha256()
-    for path, stat in _look(root):
-        about = "folder" if stat is None else f"{stat.st_size}\0{stat.st_mtime_ns}"
-        digest.update(f"{path}\0{about}\n".encode("utf-8", "surrogateescape"))
-        if stat is None:
-            folders.add(path)
-    return digest.hexdigest(), _has_splits(root, folders)
+    for entry in _entries(root):
+        if entry.kind != "leftover":
+            digest.update("\0".join((*entry, "\n")).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def scan(root: Path) -> Tree:
-    """Read the folder's names, not its files. Raises OSError where it cannot be read, ValueError where it holds
-    something else than class folders with images."""
-    files, folders = [], set()
-    for path, stat in _look(root):
-        if stat is None:
-            folders.add(path)
-        else:
-            files.append(path)
-
-    has_splits = _has_splits(root, folders)
-    if not has_splits:
-        splits, foreign = _classify(root, "", files, folders)
-        found = {"train": splits}
-    else:
-        found, foreign = {}, [path for path in files if "/" not in path and _is_image(path)]
-        for split in SPLITS:
-            if split in folders:
-                found[split], strangers = _classify(root, f"{split}/", files, folders)
-                foreign += strangers
-    class_names = sorted(found["train"])
+    """Read the names in a folder. Raises OSError if it cannot be read, ValueError if its layout is not understood."""
+    entries = list(_entries(root))
+    inside: dict[str, list[str]] = defaultdict(list)  # the names of the folders in each folder
+    for entry in entries:
+        if entry.kind == "folder":
+            above, _, name = entry.path.rpartition("/")
+            inside[above].append(name)
+    has_splits = _has_splits(root, inside)
+    splits = [split for split in SPLITS if split in inside[""]] if has_splits else [""]
+    depth = 1 if has_splits else 0  # of the class folders
+    class_names = inside[splits[0]]
+    with_files = {entry.path.rpartition("/")[0] for entry in entries if entry.kind == "file"}
+    for split in splits:
+        folders = {name: f"{split}/{name}".lstrip("/") for name in inside[split]}
+        have_files = {name for name, folder in folders.items() if folder in with_files}
+        _check_classes(root / split, {name: inside[folder] for name, folder in folders.items()}, have_files)
     if len(class_names) < 2:
-        where = root / "train" if has_splits else root
-        known = f"only one class, {class_names[0]!r}" if class_names else "no class folders"
-        raise ValueError(f"{where} holds {known}; classification needs two or more: {EXPECTED}.")
-    for split, classes in found.items():
-        if unknown := sorted(set(classes) - set(class_names)):
-            raise ValueError(f"{root / split} holds the class {unknown[0]!r}, which {root / 'train'} does not have.")
+        found = f"only one class, {class_names[0]!r}" if class_names else "no class folders"
+        raise ValueError(f"{root / splits[0]} holds {found}; classification needs two or more: {EXPECTED}.")
+    for split in splits[1:]:
+        unknown = [name for name in inside[split] if name not in class_names]
+        if unknown or not inside[split]:
+            found = f"the class {unknown[0]!r}, which {root / 'train'} does not have" if unknown else "no class folders"
+            raise ValueError(
+                f"{root / split} holds {found}. If its images have no labels: use `predict` for them, and move "
+                f"{split}/ out of {root}."
+            )
+
     labels = {name: label for label, name in enumerate(class_names)}
-    return Tree(
-        class_names=class_names,
-        splits={
-            split: [(path, labels[name]) for name in sorted(classes) for path in classes[name]]
-            for split, classes in found.items()
-        },
-        has_splits=has_splits,
-        foreign=sorted(foreign),
-    )
+    items: dict[str, list[Item]] = {split: [] for split in splits}
+    bad, passed_over, filled = [], [], set()
+    for path, kind, about in entries:
+        parts = path.split("/")
+        if kind == "leftover":
+            passed_over.append(path)
+        elif kind == "bad":
+            bad.append(f"{path}: {about}")
+        elif kind == "file" and len(parts) >= depth + 2:
+            items[parts[0] if has_splits else ""].append(Item(path, labels[parts[depth]], about))
+        elif kind == "file" and is_image(str(root / path)):
+            bad.append(f"{path}: is in no class folder")
+        elif kind == "file":
+            passed_over.append(path)
+        if kind in ("file", "bad"):
+            filled.add("/".join(parts[: depth + 1]))
+    for split in splits:
+        for name in inside[split]:
+            if f"{split}/{name}".lstrip("/") not in filled:
+                raise ValueError(f"The class folder {root / split / name} holds no images: add some or remove it.")
+        items[split].sort(key=lambda item: (item.label, item.path))
+    named = {split or "train": items[split] for split in splits}
+    return Tree(class_names, named, has_splits, sorted(bad), passed_over)
 
 
-def _look(root: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+def _entries(root: Path) -> Iterator[Entry]:
     if not root.exists():
         raise FileNotFoundError(f"The image folder {root} does not exist ({root.absolute()}): {EXPECTED}.")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, not a folder: {EXPECTED}.")
-    return _walk(root, "", ())
+    return walk(root)
 
 
-def _walk(root: Path, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, os.stat_result | None]]:
-    """(path, stat) of every file below, (path, None) of every folder, sorted, following links."""
-    try:
-        here = (root / folder).stat()
-        if (here.st_dev, here.st_ino) in above:
-            raise OSError(f"{root / folder} is a link to a folder above it: remove it.")
-        with os.scandir(root / folder) as entries:
-            visible = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in LITTER]
-        for entry in sorted(visible, key=lambda entry: entry.name):
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                yield path, None
-                yield from _walk(root, path, (*above, (here.st_dev, here.st_ino)))
-            else:
-                yield path, entry.stat()
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(f"Cannot read {error.filename or root / folder}: {error.strerror}.") from error
+def _split_of(name: str) -> str | None:
+    """The split that a folder of this name probably is."""
+    found = SPLIT_NAME.search(name.casefold())
+    return {"train": "train", "test": "test"}.get(found[1], "val") if found else None
 
 
-def _has_splits(root: Path, folders: set[str]) -> bool:
-    """Whether the folders under the root are splits. `train` may also be a class, beside `car` and `plane`: it is a
-    split only where it holds folders itself."""
-    top = {folder for folder in folders if "/" not in folder}
-    if not any(folder.startswith("train/") for folder in folders):
-        if top and top <= set(SPLITS):
-            raise ValueError(f"{root} holds {'/, '.join(sorted(top))}/ but no class folders in train/: {EXPECTED}.")
-        return False
-    if others := sorted(top - set(SPLITS)):
-        raise ValueError(
-            f"{root} holds train/ with class folders, and also {others[0]}/: beside train only val and test are "
-            "allowed. Rename it or move it away."
-        )
-    return True
-
-
-def _classify(root: Path, prefix: str, files: list[str], folders: set[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The images of each class folder under `prefix`, sorted; and the foreign files there."""
-    below = [folder.removeprefix(prefix) for folder in folders if folder.startswith(prefix)]
-    classes: dict[str, list[str]] = {name: [] for name in below if name and "/" not in name}
-    foreign = []
-    for path in files:
-        if not path.startswith(prefix):
-            continue
-        name, _, rest = path.removeprefix(prefix).partition("/")
-        if rest and _is_image(path):
-            classes[name].append(path)
-        elif rest or _is_image(path):  # a readme beside the class folders does no harm
-            foreign.append(path)
-    for name in sorted(classes):
-        if not classes[name]:
-            kinds = ", ".join(sorted(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES))
+def _has_splits(root: Path, inside: dict[str, list[str]]) -> bool:
+    """Whether the folders in the root are splits. `train` and `valid` may also be classes, beside `car` and `invalid`:
+    a folder is a split only if it holds folders. Raises ValueError for splits with other names.
+    """
+    top = inside[""]
+    if inside["train"]:
+        if others := [name for name in top if name not in SPLITS]:
+            split = _split_of(others[0])
+            advice = f"is it {split}/? Then rename it. Else" if split in ("val", "test") else "please"
             raise ValueError(
-                f"The class folder {root / prefix / name} holds no images ({kinds}): add some or remove it."
+                f"{root} holds train/ with class folders, and also {others[0]}/: {advice} move it away. Beside train/ "
+                "only val/ and test/ are allowed."
             )
-        classes[name].sort()
-    return classes, foreign
+        return True
+    looks = sorted(filter(_split_of, top))
+    if looks and (len(looks) == len(top) or any(inside[name] for name in looks)):
+        raise ValueError(
+            f"{root} holds {'/, '.join(looks)}/, which look like splits, but there are no class folders in train/. "
+            f"Name the splits train/, val/ and test/, with one folder a class in each: {EXPECTED}."
+        )
+    return False
 
 
-def _is_image(path: str) -> bool:
-    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+def _check_classes(where: Path, classes: dict[str, list[str]], have_files: set[str]) -> None:
+    """Raises ValueError if the folders in class folders look like splits, or like the classes.
+
+    Args:
+        classes: the names of the folders in each class folder.
+        have_files: the class folders that hold files themselves.
+    """
+    for name, below in classes.items():
+        if len(set(map(_split_of, below)) - {None}) >= 2:
+            raise ValueError(
+                f"{where / name} holds {'/, '.join(below)}/: splits belong above the classes, not below: {EXPECTED}."
+            )
+    most = max(classes.values(), key=len, default=[])
+    alike = all(below and set(below) <= set(most) for below in classes.values())
+    # folders that are only numbered may be parts of a class
+    if len(classes) >= 2 and len(most) >= 2 and alike and not have_files and not all(map(str.isdigit, most)):
+        raise ValueError(
+            f"The folders {', '.join(list(classes)[:3])}, … in {where} all hold folders of the same names "
+            f"({', '.join(most[:3])}, …). Which are the classes? Put them directly into {where}: {EXPECTED}."
+        )

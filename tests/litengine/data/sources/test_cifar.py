@@ -193,7 +193,7 @@ def test_a_connection_that_always_drops(server, files, place):
 def test_wrong_md5(server, archives, files, place):
     server.content = archives["CIFAR100"]
     source = CIFAR10(str(place), url=server.url)
-    with pytest.raises(ValueError, match=r"gave another file than expected, and it was removed: the md5"):
+    with pytest.raises(ValueError, match=r"gave another file than expected: the md5"):
         source.prepare()
     assert server.requests == 1
     assert left(place) == []
@@ -256,11 +256,3 @@ def test_a_root_that_cannot_be_written_and_an_url_that_is_none(server, place):
         CIFAR10(str(place / "file"), url=server.url).prepare()
     with pytest.raises(ValueError, match="'mirror' is not an address"):
         CIFAR10(str(place), url="mirror").prepare()
-
-
-def test_labels_outside_the_classes(server, place):
-    source = CIFAR10(str(place), url=server.url)
-    source.prepare()
-    source._class_names = ["only", "two"]
-    with pytest.raises(ValueError, match="Image 2 of train has label 9: outside the classes"):
-        source.load("train")

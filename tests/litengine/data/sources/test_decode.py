@@ -1,17 +1,17 @@
-import errno
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 import time
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
-from litengine.data.sources import decode, pixels
-from litengine.data.sources.decode import decode_batches, decode_files
+from litengine.data.sources import decode
+from litengine.data.sources.decode import decode_batches, read_batches
 
 RNG = np.random.default_rng(0)
 
@@ -32,97 +32,53 @@ def images(tmp_path_factory):
     return paths, array.transpose(0, 3, 1, 2)
 
 
-def test_workers_give_every_image_its_row_and_list_what_failed(images, tmp_path):
+@pytest.mark.parametrize("count", [600, 130])  # with workers, without
+def test_batches_are_in_order_with_the_reason_of_each_failure(images, count, monkeypatch):
+    monkeypatch.setattr(decode, "_cores", lambda: 2)
     paths, expected = images
-    failures = decode_files(paths, tmp_path / "a.npy", 8)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected)
-    reason = "is not an image of a known format"
-    assert failures == [(7, reason, True), (599, reason, True)]
-
-
-def test_the_same_without_workers(images, tmp_path, monkeypatch):
-    paths, expected = images
-    monkeypatch.setattr(decode, "_decode_with_workers", None)
-    failures = decode_files(paths[:499], tmp_path / "a.npy", 8)
-    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), expected[:499])
-    assert [failure[0] for failure in failures] == [7]
+    state = torch.get_rng_state()
+    batches = list(decode_batches(paths[:count], 8, 50))
+    assert torch.equal(torch.get_rng_state(), state)  # or a run would depend on what is in the cache
+    assert [len(found) for found, _ in batches] == [50] * (count // 50) + [count % 50] * (count % 50 > 0)
+    np.testing.assert_array_equal(np.concatenate([found for found, _ in batches]), expected[:count])
+    problems = [problem for _, problems in batches for problem in problems]
+    failed = {index: problem for index, problem in enumerate(problems) if problem}
+    assert failed == dict.fromkeys([7, 599] if count == 600 else [7], "is not an image of a known format")
 
 
 def test_few_but_large_files_have_workers_too(images, monkeypatch):
     paths, expected = images
-    monkeypatch.setattr(decode, "decode_batch", None)
+    started = []
+    read = decode.read_batches
+    monkeypatch.setattr(decode, "read_batches", lambda *args: started.append(args[1]) or read(*args))
+    monkeypatch.setattr(decode, "_cores", lambda: 2)
     monkeypatch.setattr(decode, "SMALL_BYTES", sum(os.path.getsize(path) for path in paths[:50]))
     (decoded,) = decode_batches(paths[:50], 8, 50)
     np.testing.assert_array_equal(decoded[0], expected[:50])
-
-
-@pytest.mark.parametrize("count", [600, 130])  # with workers, without
-def test_batches_come_in_order_and_know_the_place_of_failures(images, count):
-    paths, expected = images
-    batches = list(decode_batches(paths[:count], 8, 50))
-    assert [len(found) for found, _ in batches] == [50] * (count // 50) + [count % 50] * (count % 50 > 0)
-    np.testing.assert_array_equal(np.concatenate([found for found, _ in batches]), expected[:count])
-    assert [index for _, failures in batches for index, _, _ in failures] == [7, 599][: 1 + (count == 600)]
-
-
-def test_little_is_decoded_ahead(images, monkeypatch):
-    """So memory stays small however many images there are."""
-    asked = []
-    ask = decode._ask
-    monkeypatch.setattr(
-        decode, "_ask", lambda worker, paths, size: asked.append(len(paths)) or ask(worker, paths, size)
-    )
-    monkeypatch.setattr(decode, "_cores", lambda: 2)
-    batches = decode_batches(images[0], 8, 10)
-    next(batches)
-    time.sleep(0.5)
-    assert 1 < len(asked) <= 5
-    batches.close()
+    assert started == [2]
 
 
 def test_workers_end_when_the_caller_stops_early(images, monkeypatch):
-    started = []
-    popen = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *args, **options: started.append(popen(*args, **options)) or started[-1]
-    )
-    monkeypatch.setattr(decode, "_cores", lambda: 3)
+    monkeypatch.setattr(decode, "_cores", lambda: 2)
     with closing(decode_batches(images[0], 8)) as batches:
         next(batches)
-    assert len(started) == 3
-    assert all(worker.returncode is not None for worker in started)
+        assert len(multiprocessing.active_children()) == 2
+    deadline = time.monotonic() + 5
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children()
 
 
-def test_a_file_that_cannot_be_opened_is_told_apart(tmp_path):
-    failures = decode_files([str(tmp_path / "gone.png")], tmp_path / "a.npy", 8)
-    assert failures == [(0, os.strerror(errno.ENOENT), False)]
+class Deadly(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        if index == 50:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros((3, 8, 8), dtype=np.uint8), None, None
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
-def test_a_full_disk_is_an_error(images):
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        decode_files(images[0], Path("/dev/full"), 8)
-
-
-@pytest.mark.parametrize("program", ["import sys; sys.stdin.readline()", "import sys; sys.stdin.close()"])
-def test_a_worker_that_dies_is_an_error(images, tmp_path, monkeypatch, program):
-    (tmp_path / "dies.py").write_text(program)
-    monkeypatch.setattr(pixels, "__file__", str(tmp_path / "dies.py"))
-    start = time.monotonic()
+def test_a_worker_that_dies_is_an_error():
     with pytest.raises(OSError, match="ended unexpectedly"):
-        decode_files(images[0], tmp_path / "a.npy", 8)
-    assert time.monotonic() - start < 5
-
-
-def test_a_worker_that_dies_amid_an_answer_is_an_error(images, tmp_path, monkeypatch):
-    program = "import sys; sys.stdin.readline(); sys.stdout.write('[]\\n' + 'x' * 100)"
-    (tmp_path / "dies.py").write_text(program)
-    monkeypatch.setattr(pixels, "__file__", str(tmp_path / "dies.py"))
-    with pytest.raises(OSError, match="ended unexpectedly"):
-        decode_files(images[0], tmp_path / "a.npy", 8)
-
-
-def test_workers_do_not_import_torch():
-    code = f"import sys, runpy; runpy.run_path({pixels.__file__!r}); print('torch' in sys.modules)"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.strip() == "False"
+        list(read_batches(Deadly(), 2))

@@ -1,4 +1,3 @@
-import logging
 import multiprocessing
 import os
 import shutil
@@ -91,22 +90,43 @@ def test_split_layout(root):
     assert_pixels(source.load("val"))
 
 
-def test_the_cache_is_reused_until_the_folder_changes(root, monkeypatch):
-    source_of(root).prepare()
-    first = caches(root)
-    with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode_files", None)
-        source_of(root).prepare()
-        other_process = source_of(root)  # which did not call prepare() itself
-        assert other_process.class_names == ["cat", "dog"]
-        assert len(other_process.load("train").labels) == 54
-    assert caches(root) == first
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of all files that are decoded."""
+    names = []
 
-    picture().save(root / "cat" / "00.png")
+    def noted(paths, *arguments, **options):
+        names.extend(Path(path).name for path in paths)
+        return decode.decode_batches(paths, *arguments, **options)
+
+    monkeypatch.setattr(folder, "decode_batches", noted)
+    return names
+
+
+def test_the_cache_is_reused_until_the_folder_changes(root, decoded):
+    source_of(root).prepare()
+    assert len(decoded) == 60
+    first = caches(root)
+    source_of(root).prepare()
+    other_process = source_of(root)  # which did not call prepare() itself
+    assert other_process.class_names == ["cat", "dog"]
+    assert len(other_process.load("train").labels) == 54
+    assert caches(root) == first and len(decoded) == 60
+
+
+def test_only_changed_files_are_decoded_again(root, decoded):
     source = source_of(root)
     source.prepare()
-    assert len(caches(root)) == 1
-    assert caches(root).keys() != first.keys()
+    del decoded[:]
+    first = caches(root)
+    picture().save(root / "cat" / "new.png")
+    picture().save(root / "cat" / "00.png")
+    os.utime(root / "dog" / "03.png", ns=(0, 0))
+    (root / "dog" / "04.png").unlink()
+    source.prepare()
+    assert sorted(decoded) == ["00.png", "03.png", "new.png"]
+    assert len(caches(root)) == 1 and caches(root).keys() != first.keys()
+    assert sum(len(source.load(split).labels) for split in ("train", "test")) == 60
     for split in ("train", "test"):
         assert_pixels(source.load(split))
 
@@ -122,37 +142,37 @@ def test_a_cache_that_another_run_replaced(root):
         source.load("test")
 
 
-def test_a_new_time_alone_decodes_again(root):
-    source_of(root).prepare()
-    first = caches(root)
-    os.utime(root / "dog" / "03.png", ns=(0, 0))
-    source_of(root).prepare()
-    assert len(caches(root)) == 1
-    assert caches(root).keys() != first.keys()
+def test_settings_have_caches_of_their_own(root, decoded):
+    settings = [{"image_size": 8}, {"image_size": 4}, {"image_size": 8, "test_fraction": 0.5}]
+    for _ in range(2):
+        for chosen in settings:
+            source = ImageFolder(str(root), cache_dir=str(root.parent / "cache"), **chosen)
+            source.prepare()
+            assert source.load("train").images.shape[2:] == (chosen["image_size"],) * 2
+    assert len(caches(root)) == 3 and len(decoded) == 180
 
 
-def test_sizes_have_caches_of_their_own(root, monkeypatch):
-    arguments = {"cache_dir": str(root.parent / "cache")}
-    for size in (8, 4):
-        ImageFolder(str(root), image_size=size, **arguments).prepare()
-    assert len(caches(root)) == 2
-    monkeypatch.setattr(folder, "decode_files", None)
-    for size in (8, 4):
-        source = ImageFolder(str(root), image_size=size, **arguments)
-        source.prepare()
-        assert source.load("train").images.shape == (54, 3, size, size)
-
-
-def test_a_cache_cut_short_is_made_again(root):
-    source_of(root).prepare()
+@pytest.mark.parametrize("file", ["train.pixels", "train.npy", "index.json"])
+@pytest.mark.parametrize("injury", ["flipped", "cut short"])
+def test_a_damaged_cache_is_repaired_from_its_intact_images(root, decoded, file, injury):
+    source = source_of(root)
+    source.prepare()
+    expected = source.load("train").images.clone()
+    del decoded[:]
     [cache] = (root.parent / "cache").glob("images-*")
-    with (cache / "train_images.npy").open("r+b") as file:
-        file.truncate(5000)
+    content = bytearray((cache / file).read_bytes())
+    if injury == "flipped":
+        content[5000 % len(content)] ^= 1
+    else:
+        del content[5000 % len(content) :]
+    (cache / file).write_bytes(content)
     with pytest.raises(ValueError, match="call prepare"):
         source_of(root).load("train")
     source = source_of(root)
     source.prepare()
-    assert_pixels(source.load("train"))
+    assert torch.equal(source.load("train").images, expected)
+    if file == "train.pixels":
+        assert len(decoded) == (1 if injury == "flipped" else 54 - 5000 // 192)
 
 
 def test_load_before_prepare_says_so(root):
@@ -161,51 +181,93 @@ def test_load_before_prepare_says_so(root):
 
 
 def damage(root):
-    """Five files that are no images: returns what the message must say of each, in order."""
+    """Entries that are no images: returns the reason that the message must give for each."""
     (root / "cat" / "00.png").write_text("not a picture")
     (root / "cat" / "01.png").write_bytes((root / "cat" / "01.png").read_bytes()[:150])
     (root / "dog" / "00.png").write_bytes(b"")
     (root / "dog" / "notes.txt").write_text("good boy")
-    bomb = Image.new("1", (12000, 8000))
-    bomb.save(root / "dog" / "bomb.png")
-    return ["dog/notes.txt", "cat/00.png", "cat/01.png", "dog/00.png", "dog/bomb.png"]
+    Image.new("1", (12000, 8000)).save(root / "dog" / "bomb.png")
+    (root / "dog" / "dead.png").symlink_to("gone.png")
+    (root / "cat" / "loop").symlink_to(root)
+    os.mkfifo(root / "cat" / "fifo.png")
+    return {
+        "cat/00.png": "is not an image of a known format",
+        "cat/01.png": "image file is truncated",
+        "dog/00.png": "is empty",
+        "dog/notes.txt": "is not an image of a known format",
+        "dog/bomb.png": "has more than 67,108,864 pixels",
+        "dog/dead.png": "cannot be read: No such file",
+        "cat/loop": "is too deep, or a link to a folder above it",
+        "cat/fifo.png": "is a FIFO, socket or device",
+    }
 
 
-def test_damaged_and_foreign_files_are_listed_in_one_error(root):
-    names = damage(root)
-    with pytest.raises(ValueError, match="holds 5 damaged or foreign files") as caught:
+def test_all_bad_files_are_listed_in_one_error(root):
+    reasons = damage(root)
+    with pytest.raises(ValueError, match="holds 8 files that are damaged or no images") as caught:
         source_of(root).prepare()
     message = str(caught.value)
-    assert all(f"  {name}: " in message for name in names)
+    for name, reason in reasons.items():
+        assert f"  {name}: {reason}" in message
     assert "skip_damaged: true" in message
-    assert "cat/00.png: is not an image of a known format" in message
-    assert "truncated" in message
-    assert "decompression bomb" in message
     assert caches(root) == {}
 
 
 def test_only_the_first_twenty_are_named(root):
     for index in range(30):
         (root / "cat" / f"{index:02}.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="holds 30 damaged") as caught:
+    with pytest.raises(ValueError, match="holds 30 files") as caught:
         source_of(root).prepare()
     assert str(caught.value).count("known format") == 20
     assert "… and 10 more" in str(caught.value)
 
 
-def test_damaged_files_are_skipped_with_a_count(root, caplog):
+def test_damaged_files_are_left_out_and_counted(root, caplog):
     damage(root)
     source = source_of(root, skip_damaged=True)
-    with caplog.at_level(logging.WARNING):
-        source.prepare()
-    assert [record.getMessage() for record in caplog.records] == [f"{root}: 5 damaged or foreign files skipped"]
+    source.prepare()
+    source.prepare()
+    assert [record.getMessage() for record in caplog.records] == [f"{root}: 8 damaged files are left out"]
     train, test = source.load("train"), source.load("test")
     assert (train.labels.bincount() + test.labels.bincount()).tolist() == [38, 19]
     for arrays in (train, test):
         assert len(arrays.images) == len(arrays.labels)
         assert_pixels(arrays)
-    with pytest.raises(ValueError, match="holds 5 damaged"):  # the cache does not hide them
+    with pytest.raises(ValueError, match="holds 8 files"):  # the cache does not hide them
         source_of(root).prepare()
+
+
+def test_what_is_passed_over_and_twins_are_counted(root, caplog):
+    splits = root.parent / "splits"
+    shutil.copytree(root, splits / "train")
+    shutil.copytree(root / "dog", splits / "test" / "dog")  # 20 twins
+    picture().save(splits / "test" / "dog" / "new.png")
+    shutil.copytree(root, splits / "train" / "@eaDir")
+    Image.open(root / "cat" / "00.png").save(splits / "train" / "cat" / "00.bmp")  # a twin in another format
+    source = source_of(splits)
+    source.prepare()
+    assert [len(source.load(split).labels) for split in ("train", "test")] == [61, 21]
+    assert [record.getMessage().removeprefix(f"{splits}: ") for record in caplog.records] == [
+        "20 images of test have the same pixels as images of train",
+        "1 images of train have the same pixels as others of train",
+        "1 entries are no images and are passed over, such as train/@eaDir",
+    ]
+
+
+def test_grey_of_twelve_bits_needs_its_maximum(root, caplog):
+    grey = RNG.integers(0, 4096, (8, 8), dtype=np.uint16)
+    Image.fromarray(grey).save(root / "cat" / "00.png")
+    Image.fromarray(grey * 16).save(root / "cat" / "01.png")
+    with pytest.raises(ValueError, match=r"(?s)holds 1 files.*cat/00\.png: has grey values from .*grey_max"):
+        source_of(root).prepare()
+    with pytest.raises(ValueError, match=r"(?s)holds 1 files.*cat/01\.png: .* outside 0\.\.4095"):
+        source_of(root, grey_max=4095).prepare()
+    (root / "cat" / "01.png").unlink()
+    source = source_of(root, grey_max=4095, test_fraction=0)
+    source.prepare()
+    expected = np.stack([(grey * (255 / 4095)).round()] * 3)
+    np.testing.assert_array_equal(source.load("train").images[0], expected)
+    assert source.grey_max == 4095
 
 
 def test_a_class_without_one_good_image_is_an_error(root):
@@ -216,30 +278,18 @@ def test_a_class_without_one_good_image_is_an_error(root):
     assert caches(root) == {}
 
 
-def test_files_that_cannot_be_opened_are_never_skipped(root, monkeypatch):
-    def forbid(*arguments):
-        return [*decode.decode_files(*arguments), (3, "Permission denied", False)]
-
-    monkeypatch.setattr(folder, "decode_files", forbid)
-    with pytest.raises(OSError, match=r"Cannot read 2 files in .*\n  .*png: Permission denied"):
-        source_of(root, skip_damaged=True).prepare()
-    assert caches(root) == {}
-
-
 @pytest.mark.parametrize("change", ["added", "removed", "written"])
 def test_a_folder_that_changes_while_it_is_read(root, monkeypatch, change):
-    real = decode.decode_files
-
-    def meanwhile(*arguments):
+    def meanwhile(*arguments, **options):
         if change == "added":
             picture().save(root / "cat" / "new.png")
         elif change == "removed":
             (root / "cat" / "00.png").unlink(missing_ok=True)
         else:
             (root / "cat" / "00.png").write_bytes(b"half of a pic")
-        return real(*arguments)
+        return decode.decode_batches(*arguments, **options)
 
-    monkeypatch.setattr(folder, "decode_files", meanwhile)
+    monkeypatch.setattr(folder, "decode_batches", meanwhile)
     with pytest.raises(ValueError, match="changed while its images were read"):
         source_of(root, skip_damaged=True).prepare()
     assert caches(root) == {}
@@ -259,7 +309,9 @@ def test_a_cache_dir_that_is_a_file(root):
         source_of(root).prepare()
 
 
-@pytest.mark.parametrize(("name", "value"), [("image_size", 0), ("test_fraction", 1.0), ("test_fraction", -0.1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("image_size", 0), ("test_fraction", 1.0), ("test_fraction", -0.1), ("grey_max", 0)]
+)
 def test_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} {value} is not a"):
         ImageFolder("images", **{name: value})
@@ -269,8 +321,8 @@ def test_two_processes_decode_once(root, monkeypatch):
     """Both start in the same moment; each says how often it decoded, and what it then loads."""
     context = multiprocessing.get_context("fork")
     together, answers = context.Barrier(2), context.SimpleQueue()
-    real, calls = folder.decode_files, []
-    monkeypatch.setattr(folder, "decode_files", lambda *arguments: calls.append(1) or real(*arguments))
+    real, calls = folder.decode_batches, []
+    monkeypatch.setattr(folder, "decode_batches", lambda *args, **options: calls.append(1) or real(*args, **options))
 
     def run():
         source = source_of(root)
@@ -287,3 +339,17 @@ def test_two_processes_decode_once(root, monkeypatch):
         assert process.exitcode == 0
     assert (first[0], second[0]) == (0, 2)  # train and test, both by one of them
     assert first[1] == second[1]
+
+
+def test_paths_keep_their_bytes(root):
+    names = ["ü ß.png", os.fsdecode(b"\xff\n.png"), " .png"]
+    for name in names:
+        picture().save(root / "cat" / "tmp.png")
+        (root / "cat" / "tmp.png").rename(root / "cat" / name)
+    source = source_of(root, test_fraction=0)
+    source.prepare()
+    paths = source.load("train").paths
+    assert len(paths) == 63 and {str(root / "cat" / name) for name in names} <= set(paths)
+    assert paths[-1] == str(root / "dog" / "19.png") and paths[1:3] == [paths[1], paths[2]]
+    with pytest.raises(IndexError):
+        paths[63]

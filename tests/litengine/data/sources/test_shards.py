@@ -4,8 +4,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from project_for_tests import RandomCrop
 
-from litcnn.augment import RandomCrop
 from litengine.data import BatchLoader
 from litengine.data.sources import shards as module
 from litengine.data.sources.shards import LANES, Shards
@@ -125,7 +125,7 @@ def test_a_resumed_epoch_has_the_same_batches_and_reads_what_they_need(start):
     store, again = Store(3203, 20), Store(3203, 20)
     options = {"shuffle": True, "augment": [RandomCrop(2)], "seed": 3}
     whole = list(BatchLoader(store.shards, torch.arange(3203), 32, **options))
-    loader = BatchLoader(again.shards, torch.arange(3203), 32, place=lambda: (0, start), **options)
+    loader = BatchLoader(again.shards, torch.arange(3203), 32, position=lambda: (0, start), **options)
     for batch, other in zip(whole[start:], loader, strict=True):
         assert torch.equal(batch[0], other[0]) and torch.equal(batch[1], other[1])
     assert set(again.reads) == set(loader.order(0)[start * 32 :] // 20)
@@ -147,7 +147,7 @@ def test_several_processes_see_the_batches_of_one(processes):
 def test_an_epoch_that_was_left_does_not_disturb_the_next():
     store = Store(3200, 20)
     epoch = 0
-    loader = BatchLoader(store.shards, torch.arange(3200), 32, shuffle=True, place=lambda: (epoch, 0), prefetch=2)
+    loader = BatchLoader(store.shards, torch.arange(3200), 32, shuffle=True, position=lambda: (epoch, 0), prefetch=2)
     for _ in zip(range(13), loader, strict=False):
         pass
     epoch = 1

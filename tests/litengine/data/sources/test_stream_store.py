@@ -1,4 +1,4 @@
-"""Stream, and what it reads with (records.py), from an object store."""
+"""Stream and its files (stream_files.py) from an object store."""
 
 import shutil
 import socket
@@ -9,7 +9,7 @@ import torch
 from streams import FakeS3, data_of, everything, write
 
 from litengine.data import BatchLoader, Stream
-from litengine.data.sources import records, stream
+from litengine.data.sources import stream, stream_files
 
 pytestmark = pytest.mark.usefixtures("small_shards")
 
@@ -20,7 +20,7 @@ def test_a_store_is_downloaded_once(store, gets):
         arrays = Stream(store).load("train")
         for _ in BatchLoader(arrays.images, arrays.labels, 16, shuffle=True):
             pass
-    assert sorted(key for key in gets if "train" in key) == sorted(
+    assert sorted(key for key in gets if "train/chunk" in key) == sorted(
         f"stream/train/chunk-0-{shard}.bin" for shard in range(30)
     )
 
@@ -30,8 +30,8 @@ def test_what_the_disk_has_no_room_for_is_kept_nowhere_and_downloaded_again(stor
     monkeypatch.setattr(stream, "LEFT_FREE", 1)
     for _ in range(2):
         everything(Stream(store).load("test"))
-    assert len([key for key in gets if "test" in key]) == 4
-    assert not list(Path("data/cache").rglob("*.pixels*"))
+    assert len([key for key in gets if "test/chunk" in key]) == 4
+    assert not list(Path("data/cache").rglob("t*-*.bin*"))
 
 
 def test_a_disk_that_fills_up_meanwhile_stops_nothing(store, monkeypatch):
@@ -43,19 +43,19 @@ def test_a_disk_that_fills_up_meanwhile_stops_nothing(store, monkeypatch):
     shutil.rmtree("data")
     monkeypatch.setattr(Path, "replace", full)
     assert torch.equal(everything(Stream(store).load("test")), expected)
-    assert not list(Path("data/cache").rglob("*.pixels*"))
+    assert not list(Path("data/cache").rglob("t*-*.bin*"))
 
 
 @pytest.mark.parametrize("injury", [lambda content: content[:-1], lambda content: content[:-1] + b"?"])
 def test_a_damaged_copy_is_downloaded_again(injury, store, gets):
     write(data_of(), store)
     expected = everything(Stream(store).load("test"))
-    (copy,) = Path("data/cache").rglob("1.pixels")
+    (copy,) = Path("data/cache").rglob("test-1.bin")
     copy.write_bytes(injury(copy.read_bytes()))
     assert torch.equal(everything(Stream(store).load("test")), expected)
-    assert len([key for key in gets if "test" in key]) == 3
+    assert len([key for key in gets if "test/chunk" in key]) == 3
     everything(Stream(store).load("test"))  # and it is whole again
-    assert len([key for key in gets if "test" in key]) == 3
+    assert len([key for key in gets if "test/chunk" in key]) == 3
 
 
 def test_copies_of_a_stream_that_was_replaced_are_not_used(store):
@@ -72,15 +72,15 @@ def test_a_download_that_breaks_off_is_tried_again_twice(failures, store, monkey
     write(data_of(), store)
     images = Stream(store).load("train").images
     left = failures
-    get = FakeS3.get_object
+    get = FakeS3.download_fileobj
 
-    def broken(self, Bucket, Key, Range):  # noqa: N803
+    def broken(self, bucket, key, file):
         nonlocal left
-        if Key.endswith("train/chunk-0-4.bin") and (left := left - 1) >= 0:
+        if key.endswith("train/chunk-0-4.bin") and (left := left - 1) >= 0:
             raise ConnectionResetError("by peer")
-        return get(self, Bucket, Key, Range)
+        return get(self, bucket, key, file)
 
-    monkeypatch.setattr(FakeS3, "get_object", broken)
+    monkeypatch.setattr(FakeS3, "download_fileobj", broken)
     if failures == 2:
         assert images[40].shape == (3, 8, 8)
     else:
@@ -94,7 +94,7 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_hang(monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "x")
-        monkeypatch.setattr(records, "ATTEMPTS", 2)
+        monkeypatch.setattr(stream_files, "ATTEMPTS", 2)
         with pytest.raises(OSError, match=r"cannot read a stream at s3://bucket/stream \(EndpointConnectionError: "):
             Stream("s3://bucket/stream").prepare()
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from litengine.data.sources import Source, TorchDataset
 
@@ -37,37 +36,6 @@ RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 6, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("image", "expected"),
-    [
-        (Image.fromarray(RGB), RGB),
-        (Image.fromarray(RGB[:, :, 0]), RGB[:, :, [0, 0, 0]]),
-        (RGB, RGB),
-        (RGB[:, :, 0], RGB[:, :, [0, 0, 0]]),
-        (RGB.transpose(2, 0, 1), RGB),
-        (torch.from_numpy(RGB).permute(2, 0, 1), RGB),
-        (torch.from_numpy(RGB)[:, :, 0], RGB[:, :, [0, 0, 0]]),
-        (torch.from_numpy(RGB)[None, :, :, 0], RGB[:, :, [0, 0, 0]]),
-        (torch.from_numpy(RGB).permute(2, 0, 1) / 255, RGB),
-        (RGB.astype(np.float64) / 255, RGB),
-        (np.dstack([RGB, np.zeros((6, 6), np.uint8)]), RGB),
-    ],
-)
-def test_every_kind_of_image_becomes_the_same_pixels(image, expected):
-    arrays = source_of((image, 0), (image, 1)).load("train")
-    assert arrays.images.dtype == torch.uint8
-    assert arrays.labels.tolist() == [0, 1]
-    for row in arrays.images:
-        np.testing.assert_array_equal(row, expected.transpose(2, 0, 1))
-
-
-def test_larger_images_are_resized_and_cropped():
-    wide = RNG.integers(0, 256, (8, 20, 3), dtype=np.uint8)
-    image = Image.fromarray(wide).resize((15, 6), Image.Resampling.BILINEAR).crop((4, 0, 10, 6))
-    arrays = source_of((Image.fromarray(wide), 0)).load("train")
-    np.testing.assert_array_equal(arrays.images[0], np.asarray(image).transpose(2, 0, 1))
-
-
 def test_order_and_labels_are_kept_through_workers():
     source = TorchDataset(Listed(700), test=Listed(5), image_size=8, num_workers=2)
     source.prepare()
@@ -87,6 +55,35 @@ def test_class_names_come_from_the_argument_the_dataset_or_the_labels():
     assert TorchDataset(named, class_names=["x", "y", "z"]).class_names == ["x", "y", "z"]
     assert TorchDataset(named).class_names == ["a", "b", "c"]
     assert TorchDataset(Listed(items=items)).class_names == ["0", "1", "2"]
+
+
+class Named(Listed):
+    """Classes with label numbers of their own, as two ImageFolders have if one lacks a class."""
+
+    def __init__(self, *names, by="classes"):
+        super().__init__(items=[(RGB, label) for label in range(len(names))])
+        setattr(self, by, list(names) if by == "classes" else {name: label for label, name in enumerate(names)})
+
+
+@pytest.mark.parametrize("by", ["classes", "class_to_idx"])
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [0, 1])])
+def test_labels_are_matched_by_name(by, wrap):
+    source = TorchDataset(Named("a", "b", "c", by=by), test=wrap(Named("b", "c", by=by)), val=Named("c", "a", by=by))
+    assert source.class_names == ["a", "b", "c"]
+    assert source.load("train").labels.tolist() == [0, 1, 2]
+    assert source.load("test").labels.tolist() == [1, 2]
+    assert source.load("val").labels.tolist() == [2, 0]
+
+
+def test_classes_that_cannot_be_matched_are_refused():
+    with pytest.raises(ValueError, match="test has the class 'd', which train does not have"):
+        TorchDataset(Named("a", "b"), test=Named("b", "d"))
+    with pytest.raises(ValueError, match="two classes of train have the same name"):
+        TorchDataset(Named("a", "a", "b"), test=Named("a", "b"))
+    test = Named("b", "a")
+    test.items.append((RGB, 2))
+    with pytest.raises(ValueError, match=r"test\[2\] has label 2, which is no class of that dataset"):
+        TorchDataset(Named("a", "b"), test=test).load("test")
 
 
 @pytest.mark.parametrize("label", [-1, 1.5, "cat", None, torch.tensor([0, 1])])

@@ -1,9 +1,11 @@
 import os
+import stat
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from litengine.data.sources.tree import fingerprint, scan
+from litengine.data.sources.tree import Entry, fingerprint, scan, walk
 
 
 @pytest.fixture
@@ -20,14 +22,17 @@ def plant(root, *paths):
     return root
 
 
+def splits(tree):
+    return {split: [(path, label) for path, label, _ in items] for split, items in tree.splits.items()}
+
+
 def test_flat_layout(place):
-    plant(place, "b/2.JPG", "b/10.jpeg", "b/deep/er/1.WebP", "a/x.tif", "a/.hidden.png", ".git/x/y.png", "readme.md")
-    plant(place, "a/Thumbs.db")
+    plant(place, "b/2.JPG", "b/10.jpeg", "b/deep/er/1", "a/x.tif", "readme.md")
     tree = scan(place)
     assert tree.class_names == ["a", "b"]
     assert not tree.has_splits
-    assert tree.foreign == []
-    assert tree.splits == {"train": [("a/x.tif", 0), ("b/10.jpeg", 1), ("b/2.JPG", 1), ("b/deep/er/1.WebP", 1)]}
+    assert tree.bad == [] and tree.passed_over == ["readme.md"]
+    assert splits(tree) == {"train": [("a/x.tif", 0), ("b/10.jpeg", 1), ("b/2.JPG", 1), ("b/deep/er/1", 1)]}
 
 
 def test_split_layout(place):
@@ -35,18 +40,56 @@ def test_split_layout(place):
     tree = scan(place)
     assert tree.class_names == ["a", "b"]
     assert tree.has_splits
-    assert tree.splits == {"train": [("train/a/1.png", 0), ("train/b/1.png", 1)], "test": [("test/b/1.gif", 1)]}
+    assert splits(tree) == {"train": [("train/a/1.png", 0), ("train/b/1.png", 1)], "test": [("test/b/1.gif", 1)]}
 
 
-def test_train_may_be_a_class(place):
-    tree = scan(plant(place, "train/1.png", "plane/1.png"))
-    assert tree.class_names == ["plane", "train"]
+LEFTOVERS = [".git", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", ".Trash-1000", "System Volume Information"]
+
+
+def test_leftovers_of_systems_are_passed_over_and_listed(place):
+    plant(place, *(f"train/{name}/cat/1.png" for name in LEFTOVERS), "@eaDir/train/1.png")
+    files = ["train/a/Thumbs.db", "train/a/.DS_Store", "train/b/desktop.ini", "train/b/._1.png"]
+    plant(place, "train/a/1.png", "train/b/1.png", *files)
+    tree = scan(place)
+    assert tree.class_names == ["a", "b"] and splits(tree)["train"] == [("train/a/1.png", 0), ("train/b/1.png", 1)]
+    assert sorted(tree.passed_over) == sorted([*(f"train/{name}" for name in LEFTOVERS), "@eaDir", *files])
+
+
+def test_images_outside_class_folders_are_bad(place):
+    plant(place, "train/a/1.png", "train/b/1.png", "train/stray.png", "stray.jpg", "notes.txt")
+    Image.new("RGB", (2, 2)).save(place / "untitled", "PNG")
+    tree = scan(place)
+    assert tree.bad == [f"{path}: is in no class folder" for path in ("stray.jpg", "train/stray.png", "untitled")]
+    assert tree.passed_over == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train/1.png", "car/1.png"],
+        ["valid/1.png", "invalid/1.png"],
+        ["cat/000/1.png", "cat/001/1.png", "dog/000/1.png", "dog/001/1.png"],  # numbered parts
+        ["cat/home/1.png", "cat/zoo/1.png", "dog/1.png", "dog/home/1.png"],
+        ["training/1.png", "strain/1.png", "latest/1.png"],
+    ],
+)
+def test_layouts_that_look_like_splits_but_are_not(place, paths):
+    tree = scan(plant(place, *paths))
     assert not tree.has_splits
+    assert tree.class_names == sorted({path.split("/")[0] for path in paths})
 
 
-def test_foreign_files_are_listed(place):
-    plant(place, "train/a/1.png", "train/b/1.png", "train/b/notes.txt", "train/stray.png", "stray.jpg", "test/a/1.bmp")
-    assert scan(place).foreign == ["stray.jpg", "train/b/notes.txt", "train/stray.png"]
+CLASSES = ("cat/1.png", "dog/1.png")
+
+
+@pytest.mark.parametrize(
+    "train", ["Train", "TRAIN", "training", "training_set", "train-images", "seg_train", "TrainData"]
+)
+@pytest.mark.parametrize("test", ["Test", "valid", None])
+def test_splits_with_other_names_are_refused(place, train, test):
+    plant(place, *(f"{train}/{path}" for path in CLASSES), *(f"{test}/{path}" for path in CLASSES if test))
+    with pytest.raises(ValueError, match=rf"{train}/.* like splits.*Name the splits train/, val/ and test/"):
+        scan(place)
 
 
 @pytest.mark.parametrize(
@@ -57,15 +100,19 @@ def test_foreign_files_are_listed(place):
         (["a/1.png"], "only one class, 'a'"),
         (["train/a/1.png", "test/a/1.png"], "train holds only one class, 'a'"),
         (["a/1.png", "empty/.keep"], "empty holds no images"),
-        (["a/1.png", "text/1.txt"], "text holds no images"),
         (["train/a/1.png", "train/b/1.png", "val/a/.keep"], "val/a holds no images"),
-        (["train/a/1.png", "train/b/1.png", "test/c/1.png"], "test holds the class 'c', which .*train does not have"),
-        (["train/a/1.png", "train/b/1.png", "valid/a/1.png"], "also valid/"),
+        (["train/a/1.png", "train/b/1.png", "test/c/1.png"], "test holds the class 'c', which .*`predict`"),
+        (["train/a/1.png", "train/b/1.png", "valid/a/1.png"], "also valid/: is it val/"),
+        (["train/a/1.png", "train/b/1.png", "other/a/1.png"], "also other/"),
         (["test/a/1.png", "val/a/1.png"], "no class folders in train/"),
         (["train/1.png", "test/1.png"], "no class folders in train/"),
+        (["train/a/1.png", "train/b/1.png", "test/1.png"], "test holds no class folders.* no labels: use `predict`"),
+        (["cat/train/1.png", "cat/test/1.png", "dog/train/1.png"], "cat holds test/, train/: splits belong above"),
+        (["data/train/a/1.png", "data/train/b/1.png", "data/valid/a/1.png"], "data holds train/, valid/: splits"),
+        (["A/cat/1.png", "A/dog/1.png", "B/dog/1.png"], "all hold folders of the same names .*Which are the classes"),
     ],
 )
-def test_what_is_no_image_folder_is_refused(place, paths, message):
+def test_a_layout_that_is_not_understood_is_refused(place, paths, message):
     with pytest.raises(ValueError, match=message):
         scan(plant(place, *paths))
 
@@ -76,39 +123,50 @@ def test_a_root_that_cannot_be_read(place, monkeypatch):
     plant(place, "a/1.png", "b/1.png")
     with pytest.raises(NotADirectoryError, match="is a file, not a folder"):
         scan(place / "a/1.png")
-
-    real = os.scandir
-
-    def forbidden(path):
-        if Path(path).name == "b":
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", forbidden)  # chmod does not stop root
-    with pytest.raises(OSError, match=r"Cannot read .*b: Permission denied"):
+    monkeypatch.setattr(os, "scandir", forbid)  # chmod does not stop root
+    with pytest.raises(OSError, match=r"Cannot read .*place: Permission denied"):
         scan(place)
 
 
-def test_links_are_followed_but_not_in_circles(place):
+def forbid(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_bad_entries_do_not_end_a_scan(place, monkeypatch):
+    plant(place, "a/1.png", "b/1.png", "b/secret/1.png", "b/" + "d/" * 150 + "1.png")
+    (place / "a/dead.png").symlink_to("gone.png")
+    (place / "a/circle.png").symlink_to("circle.png")
+    (place / "b/loop").symlink_to(place)
+    os.mkfifo(place / "a/fifo.png")
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: forbid(path) if Path(path).name == "secret" else real(path))
+    tree = scan(place)
+    assert [line.partition(":")[0] for line in tree.bad] == [
+        "a/circle.png", "a/dead.png", "b" + "/d" * 100, "b/loop", "b/secret",
+    ]  # fmt: skip
+    assert splits(tree) == {"train": [("a/1.png", 0), ("a/fifo.png", 0), ("b/1.png", 1)]}  # not opened here
+    assert Entry("b/loop", "bad", "is too deep, or a link to a folder above it") in walk(place)
+    assert stat.S_ISFIFO((place / "a/fifo.png").stat().st_mode)
+
+
+def test_links_are_followed(place):
     plant(place / "elsewhere", "1.png")
     plant(place / "root", "a/1.png")
     (place / "root/b").symlink_to(place / "elsewhere")
-    assert scan(place / "root").splits["train"] == [("a/1.png", 0), ("b/1.png", 1)]
-    (place / "root/a/loop").symlink_to(place / "root")
-    with pytest.raises(OSError, match="loop is a link to a folder above it"):
-        scan(place / "root")
+    assert splits(scan(place / "root"))["train"] == [("a/1.png", 0), ("b/1.png", 1)]
 
 
-def test_the_fingerprint_sees_every_change(place):
+def test_the_fingerprint_sees_every_change_but_leftovers(place):
     plant(place, "a/1.png", "b/1.png")
-    seen = [fingerprint(place)[0]]
-    assert fingerprint(place)[0] == seen[0]
+    seen = [fingerprint(place)]
+    plant(place, "a/.DS_Store", "@eaDir/1.png")
+    assert fingerprint(place) == seen[0]
     os.utime(place / "a/1.png", ns=(0, (place / "a/1.png").stat().st_mtime_ns + 1))
-    seen.append(fingerprint(place)[0])
+    seen.append(fingerprint(place))
     plant(place, "a/2.png")
-    seen.append(fingerprint(place)[0])
+    seen.append(fingerprint(place))
     (place / "a/2.png").rename(place / "a/3.png")
-    seen.append(fingerprint(place)[0])
+    seen.append(fingerprint(place))
     (place / "a/3.png").unlink()
-    assert fingerprint(place)[0] == seen[1]
+    assert fingerprint(place) == seen[1]
     assert len(set(seen)) == 4

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from helpers import FakeSource
 from PIL import Image
+from project_for_tests import ImageData
 
-from litcnn.data import ImageData
-from litengine.cli.prepare_data import prepare
+from litengine.cli.prepare import prepare
 from litengine.data import ImageFolder, Stream
-from litengine.data.sources import records
+from litengine.data.sources import stream_files
 
 
 def said(capsys) -> list[str]:
@@ -33,7 +33,7 @@ def test_it_fills_the_cache_and_says_where_and_how_much(capsys, monkeypatch):
         "ImageFolder: train 32, val 4, test 4 images of 3x8x8, 2 classes",
         f"ready: {cache}, {size:.1f} MB (… s)",
     ]
-    monkeypatch.setattr("litengine.data.sources.folder.decode_files", None)
+    monkeypatch.setattr("litengine.data.sources.folder.decode_batches", None)
     again = ImageFolder("pictures", image_size=8)
     again.prepare()
     assert again.load("train").images.shape == (36, 3, 8, 8)
@@ -64,9 +64,9 @@ def test_it_writes_a_stream_with_the_splits_of_the_data(capsys):
 
 
 def test_without_litdata_nothing_is_done(monkeypatch):
-    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    monkeypatch.setattr(stream_files, "find_spec", lambda name: None)
     source = FakeSource()
-    with pytest.raises(ValueError, match=r'pip install "litcnn\[stream\]"'):
+    with pytest.raises(ValueError, match=r'pip install -e "\.\[stream\]"'):
         prepare(ImageData(source), "stream")
     assert source.prepared == 0
 

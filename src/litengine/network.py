@@ -1,0 +1,198 @@
+"""Networks from a config: one builder for all verbs."""
+
+import collections.abc
+import enum
+import inspect
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
+
+PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
+SPEC = {"class_path", "init_args", "dict_kwargs"}
+
+
+class Leaf(typing.NamedTuple):
+    """A type inside a type hint.
+
+    Attributes:
+        kind: the class; `object` if anything may stand there.
+        form: what stands for it: an "instance", the "class" itself (`type[X]`), or a "factory" that makes an instance
+            (`Callable[..., X]`).
+    """
+
+    kind: type
+    form: Literal["instance", "class", "factory"] = "instance"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a string, a number, or None is meant."""
+        return self.form == "instance" and issubclass(self.kind, PLAIN)
+
+
+def build_network(spec: Mapping[str, Any]) -> nn.Module:
+    """The network that a config describes. The call gets the arguments in `spec` and no others.
+
+    Args:
+        spec: `class_path` of a class or function; `init_args` and `dict_kwargs`: plain values, classes, or again such
+            specs where the type hint of the argument names a class.
+
+    Raises:
+        ValueError: if it does not make an nn.Module, or an argument does not fit its type.
+        Exception: what the class or function raises.
+    """
+    network = _build(spec)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"{spec['class_path']} makes a {type(network).__name__}: a torch.nn.Module is needed")
+    return network
+
+
+def import_object(path: str) -> Any:
+    """The class or function at an import path such as torch.nn.ReLU."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+@lru_cache(maxsize=64)
+def argument_types(target: Any) -> Mapping[str, Any]:
+    """The type hints of a class's or function's arguments.
+
+    Those of the base classes are among them, and for a function those of the class that it returns, since `**kwargs`
+    are often handed on to it. Arguments without a hint, or with one that cannot be resolved, are left out.
+    """
+    hints: dict[str, Any] = {}
+    for function in _functions(target):
+        hints |= _hints_of(function)
+    hints.pop("return", None)
+    return hints
+
+
+def leaves(hint: Any) -> Iterator[Leaf]:
+    """The types that a hint is made of, also inside of unions and containers."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        yield from {Leaf(type(value)) for value in arguments}
+    elif origin in (type, collections.abc.Callable) and arguments:
+        form: Literal["class", "factory"] = "class" if origin is type else "factory"
+        yield from (Leaf(leaf.kind, form) for leaf in leaves(arguments[-1]))
+    elif arguments and (
+        origin in (typing.Union, types.UnionType, typing.Annotated)
+        or getattr(origin, "__module__", "") in ("builtins", "collections", "collections.abc")
+    ):
+        for argument in arguments[:1] if origin is typing.Annotated else arguments:
+            yield from () if argument is Ellipsis else leaves(argument)
+    elif hint in (type, typing.Callable, collections.abc.Callable, types.FunctionType):
+        yield Leaf(object, "factory")
+    else:
+        kind = type(None) if hint is None else origin or hint
+        known = isinstance(kind, type) and kind is not Any and kind.__module__ not in ("collections.abc", "typing")
+        yield Leaf(kind if known and kind not in (list, dict, tuple, set, frozenset) else object)
+
+
+def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A parsed spec with the arguments that a checkpoint records: what was given, and plain defaults.
+
+    Defaults that jsonargparse found behind `**kwargs` are left out, since the function may not take them, and so are
+    functions and other objects, which a config cannot hold.
+    """
+    target = import_object(spec["class_path"])
+    own, given = inspect.signature(target).parameters, _given(spec)
+    kept: dict[str, Any] = {}
+    for name, value in (spec.get("init_args") or {}).items():
+        if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple, type))):
+            kept[name] = worth_recording(value) if is_spec(value) else value
+    return {
+        **{key: value for key, value in spec.items() if key != "init_args"},
+        **({"init_args": kept} if kept else {}),
+    }
+
+
+def is_spec(value: Any) -> bool:
+    """Whether a value of a config describes an object."""
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _build(spec: Mapping[str, Any], form: str = "instance") -> Any:
+    target = import_object(spec["class_path"])
+    arguments = {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
+    hints = argument_types(target)
+    arguments = {name: _argument(name, value, hints.get(name, Any)) for name, value in arguments.items()}
+    return partial(target, **arguments) if form == "factory" else target(**arguments)
+
+
+def _argument(name: str, value: Any, hint: Any) -> Any:
+    found = list(leaves(hint))
+    if all(leaf.is_plain for leaf in found):
+        return _converted(name, value, hint)
+    forms = {leaf.form for leaf in found if not leaf.is_plain and leaf.kind is not object}
+    if is_spec(value):
+        return _build(value, "instance" if "instance" in forms else "factory")
+    if isinstance(value, str) and forms and "." in value and Leaf(str) not in found:
+        return _build({"class_path": value}) if forms == {"instance"} else import_object(value)
+    if isinstance(value, Mapping):
+        return {key: _argument(name, item, hint) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_argument(name, item, hint) for item in value]
+        return tuple(items) if typing.get_origin(hint) is tuple else items
+    return value
+
+
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """A plain value as its type hint wants it: a list becomes a tuple, a string an Enum or a Path."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": value}).value
+    except ArgumentError as error:
+        raise ValueError(f"{name} is {value!r}, which is no {inspect.formatannotation(hint)}") from error
+
+
+def _functions(target: Any) -> Iterator[Any]:
+    """The functions whose arguments a class or function takes, as far as hints tell; the last one wins."""
+    if inspect.isclass(target):
+        yield from (vars(base)["__init__"] for base in reversed(inspect.getmro(target)) if "__init__" in vars(base))
+        return
+    returned = _hints_of(target).get("return")
+    if inspect.isclass(returned):
+        yield from _functions(returned)
+    yield target
+
+
+def _hints_of(function: Any) -> dict[str, Any]:
+    """Each type hint by itself, so that one that only a type checker can resolve hides no other."""
+    hints: dict[str, Any] = {}
+    for name, annotation in getattr(function, "__annotations__", {}).items():
+        with suppress(Exception):
+            alone = types.SimpleNamespace(__annotations__={name: annotation})
+            hints |= typing.get_type_hints(alone, getattr(function, "__globals__", {}))
+    return hints
+
+
+def _given(spec: Mapping[str, Any]) -> set[str]:
+    """Names of the arguments that differ from their defaults."""
+    target = import_object(spec["class_path"])
+    parser = ArgumentParser(exit_on_error=False)
+    add: Any = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
+    add(target, fail_untyped=False)
+    defaults = dict(parser.get_defaults().items(nested=False))
+    for function in _functions(target):  # jsonargparse lists no defaults that are classes
+        parameters = inspect.signature(function).parameters.items()
+        defaults |= {name: parameter.default for name, parameter in parameters if inspect.isclass(parameter.default)}
+    arguments = (spec.get("init_args") or {}).items()
+    return {name for name, value in arguments if name not in defaults or not _same(defaults[name], value)}
+
+
+def _same(default: Any, value: Any) -> bool:
+    if is_spec(value) and inspect.isclass(default):  # jsonargparse makes a spec of a default that is a class
+        return import_object(value["class_path"]) is default and not _given(value)
+    try:
+        return default is value or bool(default == value)
+    except (TypeError, ValueError, RuntimeError):  # arrays and tensors
+        return False

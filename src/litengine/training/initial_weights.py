@@ -1,0 +1,71 @@
+"""Weights that a fit starts from: a checkpoint, or a file of the same architecture."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from litengine.training import checkpoint_files
+
+LISTED = 6
+PREFIXES = ("network.", "module.", "model.", "_orig_mod.")  # that wrappers put in front of the names
+
+
+def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
+    """Copies every tensor of a file that fits a network by name and shape; the others keep their new values.
+
+    Args:
+        network: gets the weights; a head with another number of classes, or a first layer for other channels, stays
+            new.
+        path: a checkpoint of this engine, a `.safetensors`, or a file of `torch.save` with a state dict.
+
+    Returns:
+        One line for the user, such as "loaded 120 of 122 tensors, new: fc.weight, fc.bias".
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if less than half of the network's tensors are in the file.
+    """
+    theirs, ours = _state_dict(Path(path)), network.state_dict()
+    fitting = {name: theirs[name] for name, value in ours.items() if name in theirs and _fits(value, theirs[name])}
+    new = [name for name in ours if name not in fitting]
+    if 2 * len(fitting) < len(ours):
+        raise ValueError(
+            f"model.init_from {path}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
+            f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"model.init_from {path}: there is no such file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        content: Any = load_file(path)
+    elif path.suffix == ".ckpt":
+        content = checkpoint_files.read(path)
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"model.init_from {path}: the file holds no state dict (names and tensors)")
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _fits(ours: Any, theirs: Tensor) -> bool:
+    return isinstance(ours, Tensor) and ours.shape == theirs.shape
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")

@@ -1,0 +1,39 @@
+"""The engine is a package by itself: src/litengine/pyproject.toml."""
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+
+import litengine
+
+
+def dependencies(path: Path) -> set[str]:
+    """The requirements in a pyproject.toml, with those of extras, such as `torch>=2.9`."""
+    text = path.read_text()
+    start = text.index("dependencies = [")
+    listed = text[start : re.compile(r"^\[(?!project)|^\[project\.scripts", re.MULTILINE).search(text, start).start()]
+    return set(re.findall(r'"([^"]+)"', listed))
+
+
+def test_the_project_asks_for_what_the_engine_needs() -> None:
+    missing = dependencies(ROOT / "src/litengine/pyproject.toml") - dependencies(ROOT / "pyproject.toml")
+    assert not missing, "add these to the dependencies in pyproject.toml"
+
+
+def test_it_is_built_without_the_project(tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)  # a build leaves files beside the source
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", "built", "src/litengine"], cwd=tmp_path, check=True)
+    (wheel,) = (tmp_path / "built").iterdir()
+    assert wheel.name.startswith(f"litengine-{litengine.__version__}-")
+    files = {path for path in zipfile.ZipFile(wheel).namelist() if not path.startswith("litengine-")}
+    source = [path for kind in ("*.py", "*.html") for path in (ROOT / "src/litengine").rglob(kind)]
+    assert files == {str(path.relative_to(ROOT / "src")) for path in source}

@@ -1,0 +1,135 @@
+"""Resumes a fit from every checkpoint that it writes, and counts those that lead to the same end."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from lightning.pytorch.callbacks import BaseFinetuning
+from outcome import outcome
+
+from litengine.training.checkpoint_files import CheckpointFiles
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SHORT = [
+    "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
+    "--trainer.limit_train_batches", "5", "--trainer.limit_val_batches", "4", "--trainer.log_every_n_steps", "2",
+    "--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[8, 8]",
+    "--trainer.enable_progress_bar", "false",
+]  # fmt: skip
+ARTICLE = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16",
+           "--model.optimizer.init_args.lr", "0.01"]  # fmt: skip
+STOCK = "lightning.pytorch.callbacks"
+TWICE = ["--trainer.val_check_interval", "0.4"]  # after 2 and 4 of 5 batches
+
+
+class UnfreezeLater(BaseFinetuning):
+    """Trains all but the first block of the CNN in the first epoch, and everything afterwards."""
+
+    def freeze_before_training(self, pl_module: Any) -> None:
+        self.freeze(pl_module.network.blocks[0])
+
+    def finetune_function(self, pl_module: Any, epoch: int, optimizer: Any) -> None:
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(pl_module.network.blocks[0], optimizer)
+
+
+def with_callback(name: str, **arguments: Any) -> list[str]:
+    given = [word for key, value in arguments.items() for word in (f"--trainer.callbacks.{key}", str(value))]
+    return ["--trainer.callbacks+", f"{STOCK}.{name}", *given]
+
+
+# Recipes by what they try, each a command line of `fit`
+EXACT = {
+    "ReduceLROnPlateau": [*ARTICLE, "--model.lr_scheduler.init_args.patience", "0"],
+    "cosine": [*ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml")],
+    "OneCycle": [*ARTICLE, "--config", str(CONFIGS / "with/one_cycle.yaml")],
+    "accumulation": [*ARTICLE, "--trainer.accumulate_grad_batches", "2"],
+    "CutMix": [*ARTICLE, "--model.mixing", "torchvision.transforms.v2.CutMix"],
+    "fast.yaml": ["--config", str(CONFIGS / "fast.yaml"), *SHORT],
+    "validation twice an epoch": [*ARTICLE, *TWICE],
+    "validation every 3 batches, across epochs": [
+        *ARTICLE, "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
+    ],
+    "validation every 2 epochs": [*ARTICLE, "--trainer.check_val_every_n_epoch", "2"],
+    "accumulation, validation twice": [*ARTICLE, *TWICE, "--trainer.accumulate_grad_batches", "2"],
+    "EMA": [*ARTICLE, *with_callback("EMAWeightAveraging")],
+    "EMA, validation twice": [*ARTICLE, *TWICE, *with_callback("EMAWeightAveraging")],
+    "ModelCheckpoint, validation twice": [
+        *ARTICLE, *TWICE, *with_callback("ModelCheckpoint", monitor="val/loss", save_top_k=2),
+    ],
+    "EarlyStopping": [*ARTICLE, *with_callback("EarlyStopping", monitor="val/acc", patience=1, mode="min")],
+    "EarlyStopping, validation twice": [
+        *ARTICLE, *TWICE, *with_callback("EarlyStopping", monitor="val/loss", patience=1, mode="max"),
+    ],
+    "GradientAccumulationScheduler": [
+        *ARTICLE, *with_callback("GradientAccumulationScheduler", scheduling='{"1": 2, "2": 3}'),
+    ],
+    "BaseFinetuning": [*ARTICLE, "--trainer.callbacks+", "every_checkpoint.UnfreezeLater"],
+    "max_steps, validation every 3 batches": [
+        *ARTICLE, "--trainer.max_epochs", "-1", "--trainer.max_steps", "12",
+        "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
+    ],
+    "cosine, max_epochs null": [
+        *ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "null",
+        "--trainer.max_steps", "12",
+    ],
+}  # fmt: skip
+# Refused before the first step
+REFUSED = {
+    "StochasticWeightAveraging": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001, device="cpu")],
+    "ModelCheckpoint every 2 steps": [*ARTICLE, *with_callback("ModelCheckpoint", every_n_train_steps=2)],
+    "validation inside an accumulation": [
+        *ARTICLE,
+        "--trainer.val_check_interval",
+        "3",
+        "--trainer.accumulate_grad_batches",
+        "2",
+    ],
+    "validation by the clock": [*ARTICLE, "--trainer.val_check_interval", "00:00:00:01"],
+    "a value that cannot be written": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001)],
+}
+
+
+def resume_from_each(
+    fit: list[str], folder: Path, main: Callable[[list[str]], Any]
+) -> tuple[int, dict[str, list[str]]]:
+    """Runs a fit in the working directory, then resumes it once from each checkpoint that it wrote.
+
+    Args:
+        fit: options of `fit`; the fit saves after every batch.
+        folder: gets a copy of the run directory as it is right after each save.
+        main: runs a command line.
+
+    Returns:
+        Number of checkpoints, and for each that did not lead to the same end what was different.
+    """
+    copies: list[Path] = []
+    save = CheckpointFiles.save_checkpoint
+
+    def save_and_copy(self: CheckpointFiles, checkpoint: dict[str, Any], path: str | Path, **rest: Any) -> None:
+        save(self, checkpoint, path, **rest)
+        run = next(Path("runs").glob("*/*")).absolute()
+        copy = folder / f"{len(copies):03}-{Path(path).stem}-step{checkpoint['global_step']}"
+        copies.append(copy)
+        shutil.copytree(run, copy)
+        (copy / "checkpoints/previous.ckpt").unlink(missing_ok=True)
+        shutil.copy(path, copy / "checkpoints/last.ckpt")  # the one that is resumed from
+
+    with mock.patch.object(CheckpointFiles, "save_checkpoint", save_and_copy):
+        main(["fit", *fit, "--checkpoints.every_n_minutes", "0"])
+    (run,) = Path("runs").glob("*/*")
+    expected, different = outcome(run), {}
+    for copy in copies:
+        shutil.rmtree(run)
+        shutil.copytree(copy, run)
+        try:
+            main(["fit", "--resume", str(run)])
+            found = outcome(run)
+            wrong = [name for name in expected if found[name] != expected[name]]
+        except (Exception, SystemExit) as error:
+            wrong = [f"{type(error).__name__}: {error}"]
+        if wrong:
+            different[copy.name] = wrong
+    return len(copies), different
