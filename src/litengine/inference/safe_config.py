@@ -134,6 +134,15 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     return checked, checker.ignored
 
 
+def check_can_be_read(config: Mapping[str, Any]) -> None:
+    """Raises ValueError if no checkpoint with this config could be opened, whatever is trusted."""
+    try:
+        check_config(config, [project.package()])
+    except ValueError as error:
+        if "--trust" not in str(error):
+            raise ValueError(f"a checkpoint of this fit could not be opened again: {error}") from error
+
+
 def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any]:
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
