@@ -23,10 +23,12 @@ from litengine.cli.remembered import as_list, with_what_is_remembered
 from litengine.cli.settings import Settings, configs_first, defaults_of
 from litengine.data import Source
 from litengine.distributed import is_lost_process
+from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
 from litengine.network import build_network, worth_recording
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles
+from litengine.training.config_record import RECORDED
 from litengine.training.launch import agree, cluster
 
 TRAINER_DEFAULTS = {
@@ -231,6 +233,7 @@ class CLI(LightningCLI):
         given, settings = config.trainer.default_root_dir, None
         if self.verb == "fit":
             self.settings = training.as_settings(self.verb_parser, config)
+            check_can_be_read({key: self.settings[key] for key in RECORDED})
             settings = None if config.trainer.fast_dev_run else self.settings  # a debug fit leaves nothing to resume
         else:
             given = given or run_directory.run_dir_of(config.ckpt_path)

@@ -43,7 +43,13 @@ PARTS = (
     "litengine.optim",
 )
 MODELS = ("torchvision.models", "timm")
-EXCEPT = ("torchvision.datasets.lsun",)  # unpickles a file of its folder
+EXCEPT = (
+    "torchvision.datasets.lsun",  # unpickles a file of its folder
+    "torchvision.datasets.imagenet",  # unpack archives in their folder
+    "torchvision.datasets.cityscapes",
+    "torchvision.models.feature_extraction",  # make Python code of a network, and run it
+    "timm.models._features_fx",
+)
 PACKAGES = tuple(dict.fromkeys(part.partition(".")[0] for part in PARTS))
 # Functions that build a model by its name in their registry, and the argument with the name
 BY_NAME = {"timm.models._factory.create_model": "model_name", "torchvision.models._api.get_model": "name"}
@@ -53,6 +59,7 @@ LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path",
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
 SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
 REMOTE = ("url", "download")  # arguments of a source or dataset
+MACHINE = ("num_workers",)  # of the machine that wrote the checkpoint
 UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
 MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
 WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
@@ -127,6 +134,15 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     return checked, checker.ignored
 
 
+def check_can_be_read(config: Mapping[str, Any]) -> None:
+    """Raises ValueError if no checkpoint with this config could be opened, whatever is trusted."""
+    try:
+        check_config(config, [project.package()])
+    except ValueError as error:
+        if "--trust" not in str(error):
+            raise ValueError(f"a checkpoint of this fit could not be opened again: {error}") from error
+
+
 def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any]:
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
@@ -167,9 +183,9 @@ class _Checker:
             place = f"{key}.{name}"
             if not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
                 raise ValueError(f"{place} in the checkpoint is no name of a setting")
-            if key.startswith("data.") and _leads_elsewhere(name, value):
+            if key.startswith("data.") and _leads_elsewhere(name, value, downloads="url" in hints):
                 self.ignored.append(place)
-            else:
+            elif not key.startswith("data.") or name not in MACHINE:
                 kept[name] = self.value(place, value, hints.get(name, inspect.Parameter.empty))
         return kept
 
@@ -211,6 +227,8 @@ class _Checker:
         for part in SPEC & set(spec) - {"class_path"}:
             arguments = self.arguments(f"{key}.{part}", hints, {} if spec[part] is None else spec[part])
             checked[part] = _without_weights(arguments) if _within(place, MODELS) else arguments
+        if key.startswith("data.") and "download" in hints:  # some download by default
+            checked["init_args"] = {**checked.get("init_args", {}), "download": False}
         return checked
 
     def _check_target(self, key: str, path: Any, found: set[Leaf]) -> Any:
@@ -273,11 +291,12 @@ def _from_yaml(text: str) -> Any:
     return text
 
 
-def _leads_elsewhere(name: str, value: Any) -> bool:
+def _leads_elsewhere(name: str, value: Any, downloads: bool) -> bool:
     """Whether an argument of a source or dataset names an address, a download, or a folder outside this one to write
-    to."""
-    if name == "cache_dir":
-        return not isinstance(value, str) or Path(value).is_absolute() or bool({"..", "~"} & set(Path(value).parts))
+    to. A source that downloads may read a folder elsewhere, but not make it."""
+    if name == "cache_dir" or (name == "root" and downloads):
+        inside = isinstance(value, str) and not Path(value).is_absolute() and not {"..", "~"} & set(Path(value).parts)
+        return not inside and (name == "cache_dir" or not isinstance(value, str) or not Path(value).is_dir())
     return (name in REMOTE and bool(value)) or (isinstance(value, str) and "://" in value)
 
 
