@@ -58,7 +58,15 @@ def build_network(spec: Mapping[str, Any]) -> nn.Module:
         ValueError: if it does not make an nn.Module, or an argument does not fit its type.
         Exception: what the class or function raises.
     """
-    network = _build(_changed(spec, lambda _, name: name not in LOADS_WEIGHTS))
+    plain = _changed(spec, lambda _, name: name not in LOADS_WEIGHTS)
+    try:
+        network = _build(plain)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if not _package(spec):
+            raise
+        given = ", ".join(f"{name} {value}" for name, value in _arguments(plain).items())
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{spec['class_path']} cannot be built with {given}: {reason}") from error
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"{spec['class_path']} returns a {type(network).__name__}: a torch.nn.Module is needed. Name a class "
