@@ -31,12 +31,20 @@ from litcnn.__main__ import main as program
 
 SIZES = (64, 224, 299)
 SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_xx", "mini", "small", "_xs", "_s")  # in names of timm
-OPTIONS = (
-    "--data.source litengine.data.ImageFolder --data.source.root images --data.batch_size 4 --trainer.logger false "
-    "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.accelerator cpu --trainer.precision 32-true "
-    "--trainer.enable_progress_bar false --model.optimizer torch.optim.SGD --model.optimizer.lr 0.001 "
-    "--model.lr_scheduler null"
-).split()
+SETTINGS = {
+    "data.source": "litengine.data.ImageFolder",
+    "data.source.root": "images",
+    "data.batch_size": 4,
+    "model.optimizer": "torch.optim.SGD",
+    "model.optimizer.lr": 0.001,
+    "model.lr_scheduler": "null",
+    "trainer.max_epochs": 1,
+    "trainer.limit_train_batches": 2,
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+    "trainer.logger": "false",
+    "trainer.enable_progress_bar": "false",
+}
 COLUMNS = ["network", "million parameters", "pixels", "fit", "resume", "test", "predict", "onnx", "seconds"]
 
 
@@ -81,7 +89,8 @@ def make_images(root: Path) -> None:
 
 
 def steps(path: str, size: int, onnx: bool) -> dict[str, list[str]]:
-    start = ["fit", *OPTIONS, "--data.source.image_size", str(size), "--model.network", path]
+    settings = SETTINGS | {"data.source.image_size": size, "model.network": path}
+    start = ["fit", *(f"--{name}={value}" for name, value in settings.items())]
     found = {
         "fit": start,
         "resume": ["fit", "--resume", "last", "--trainer.max_epochs", "2"],

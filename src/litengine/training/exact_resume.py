@@ -124,8 +124,8 @@ class ExactResume(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             directory = Path(trainer.default_root_dir)
             # the direction of the monitored metric, for a study, which cannot ask the metric
-            modes = {"mode": each.mode for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)}
-            run_directory.write_state(directory, state, **modes)
+            modes = [each.mode for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+            run_directory.write_state(directory, state, mode=next(iter(modes), None))
             if state != "running":
                 run_directory.disown(directory)
 
