@@ -57,7 +57,7 @@ def parameters(builder: Any) -> int:
 def torchvision_networks() -> Iterator[tuple[str, int]]:
     """Class path and parameters of every classification architecture."""
     for name in torchvision.models.list_models(module=torchvision.models):
-        yield f"torchvision.models.{name}", parameters(torchvision.models.get_model_builder(name))
+        yield f"torchvision.models.{name}", torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
 
 
 def timm_networks() -> Iterator[tuple[str, int]]:
