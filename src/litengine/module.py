@@ -122,13 +122,7 @@ class ClassifierModule(LightningModule):
         Raises:
             ValueError: if the network returns anything else.
         """
-        found = self.network(images)
-        weight = AUXILIARY_LOSS.get(type(found).__name__)
-        if weight is not None:
-            return found[0], [(weight, logits) for logits in found[1:] if logits is not None]
-        if not isinstance(found, Tensor):
-            raise ValueError(f"the network returns a {type(found).__name__}: a tensor of logits (N, classes) is needed")
-        return found, []
+        return _outputs(self.network(images))
 
     def higher_is_better(self, name: str) -> bool | None:
         """Whether more of a logged metric, such as `val/acc`, is better; None if it is unknown."""
@@ -259,13 +253,13 @@ class ClassifierModule(LightningModule):
         """
         try:
             try:
-                shape = self._shape_of_logits(training)
+                found = self._try_network(training)
             except RuntimeError:
                 if not self.normalize.channels_last:
                     raise
                 self.normalize.channels_last = False
                 self.network.to(memory_format=torch.contiguous_format)
-                shape = self._shape_of_logits(training)
+                found = self._try_network(training)
                 print_line("channels_last: off, because the network uses .view, which needs the ordinary layout")
         except Exception as error:
             reason = str(error).strip().partition("\n")[0] or type(error).__name__
@@ -273,7 +267,8 @@ class ClassifierModule(LightningModule):
                 f"the network cannot take images of shape {list(self.image_shape)}{_where(error)}: {reason}. Change "
                 "the image size or the channels of the data, or the settings of the network"
             ) from error
-        if shape != (2, len(self.class_names)):
+        shape = [_outputs(each)[0].shape for each in found][-1]
+        if training and shape != (2, len(self.class_names)):  # in a test, a checkpoint of other classes says more
             raise ValueError(
                 f"the network gives logits of shape {list(shape)} for 2 images, but the data has "
                 f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
@@ -281,16 +276,15 @@ class ClassifierModule(LightningModule):
             )
 
     @torch.no_grad()
-    def _shape_of_logits(self, training: bool) -> torch.Size:
-        """Of two images. Random state, buffers and mode of the network stay as they are."""
+    def _try_network(self, training: bool) -> list[Any]:
+        """What the network returns for two images, in training mode (if asked for) and in evaluation mode. Its random
+        state, buffers and mode stay as they are."""
         mode, buffers = self.network.training, [(buffer, buffer.clone()) for buffer in self.network.buffers()]
         try:
             with torch.random.fork_rng():
                 images = self.normalize(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
-                for training_mode in (True, False) if training else (False,):
-                    self.network.train(training_mode)
-                    logits = self.outputs(images)[0]
-            return logits.shape
+                modes = (True, False) if training else (False,)
+                return [self.network.train(each)(images) for each in modes]
         finally:
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -489,6 +483,15 @@ class ClassifierModule(LightningModule):
 
 def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _outputs(found: Any) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+    weight = AUXILIARY_LOSS.get(type(found).__name__)
+    if weight is not None:
+        return found[0], [(weight, logits) for logits in found[1:] if logits is not None]
+    if not isinstance(found, Tensor):
+        raise ValueError(f"the network returns a {type(found).__name__}: a tensor of logits (N, classes) is needed")
+    return found, []
 
 
 def _where(error: Exception) -> str:

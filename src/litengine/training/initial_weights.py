@@ -43,8 +43,8 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
     new = [name for name in ours if name not in fitting]
     if 2 * len(fitting) < len(ours):
         raise ValueError(
-            f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are there with the same name and "
-            f"shape. The network has {_listed(list(ours))}; there are {_listed(list(theirs))}"
+            f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
+            f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
         )
     network.load_state_dict(fitting, strict=False)
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
