@@ -1,5 +1,6 @@
 """A checkpoint as a classifier of images: for Python programs and the verbs predict, export and demo."""
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,8 @@ class Classifier(nn.Module):
 
     Args:
         network: maps float images (N, C, H, W) to logits (N, classes).
-        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta and channels_last.
+        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if it was fitted,
+            temperature.
 
     Attributes:
         class_names: by label.
@@ -73,6 +75,9 @@ class Classifier(nn.Module):
         self.tta: TTA = facts["tta"]
         if self.tta not in get_args(TTA):
             raise ValueError(f"its tta is {self.tta!r}: {', '.join(get_args(TTA))} are known")
+        self.temperature = float(facts.get("temperature", 1.0))
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"its temperature is {self.temperature}: a positive number is needed")
         self.normalize = Normalize(bool(facts["channels_last"]))
         self.normalize.set(_all(float | int, facts["mean"]), _all(float | int, facts["std"]))
         self.network = network
@@ -83,8 +88,8 @@ class Classifier(nn.Module):
         return logits
 
     def infer(self, images: Tensor) -> Tensor:
-        """Logits (N, classes), averaged over the views of `tta`."""
-        return average(self.network, self.normalize(images), self.tta)
+        """Logits (N, classes), averaged over the views of `tta` and divided by the temperature."""
+        return average(self.network, self.normalize(images), self.tta) / self.temperature
 
 
 class Predictor:

@@ -1,0 +1,97 @@
+"""Temperature scaling: after a fit, the probabilities are made to agree with the accuracy.
+
+Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
+"""
+
+import math
+from itertools import islice
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from litengine.report import Results
+from litengine.terminal import print_line
+from litengine.training.checkpoint_files import CheckpointFiles
+from litengine.training.checkpoints import Checkpoints
+from litengine.training.test_report import of_all_processes
+
+LOWEST, HIGHEST = 0.01, 100.0
+
+
+class FitTemperature(Callback):
+    """At the end of a fit, stores a temperature in the best checkpoint, in `data`.
+
+    It is fitted on the validation images, to the logits that `test` and `predict` compute: with the weights of that
+    checkpoint and the model's test-time augmentation. Test, prediction and export divide the logits by it.
+    """
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (checkpoints,) = (each for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints))
+        path = checkpoints.best_path(trainer)
+        if path is None:  # a debug fit
+            return
+        if checkpoints.best_score is None or not trainer.val_dataloaders:
+            print_line("probabilities are not calibrated: that needs validation images")
+            return
+        content = CheckpointFiles().load_checkpoint(path)
+        logits, labels = _validate(trainer, pl_module, content["state_dict"])
+        temperature = fit_temperature(logits, labels)
+        before, after = (_calibration_error(logits / t, labels, pl_module) for t in (1.0, temperature))
+        print_line(
+            f"temperature {temperature:.3f}: the calibration error on the {len(labels):,} validation images goes from "
+            f"{before:.2%} to {after:.2%}"
+        )
+        if trainer.is_global_zero:
+            content["data"]["temperature"] = temperature
+            CheckpointFiles().save_checkpoint(content, path)
+        trainer.strategy.barrier()
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The most probable temperature: by the cross entropy of logits / temperature, and a log-normal prior around 1.
+
+    The prior counts as much as few images. Without it the temperature would be 0 if all predictions are right. Returns
+    1 if logits are not finite.
+
+    Args:
+        logits: float (N, classes).
+        labels: int64 (N,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    if not logits.isfinite().all():
+        return 1.0
+    logits = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        cross_entropy = F.cross_entropy(logits / math.exp(log_temperature), labels, reduction="sum")
+        return float(cross_entropy) + log_temperature**2 / 2
+
+    bounds = (math.log(LOWEST), math.log(HIGHEST))
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+
+
+@torch.no_grad()
+def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) float32 and labels (N,) of the validation images, with these weights."""
+    kept, was_training = {name: value.clone() for name, value in module.state_dict().items()}, module.training
+    module.load_state_dict(weights)
+    module.eval()
+    module.temperature = 1.0  # a fit that was resumed may have read another
+    loader: Any = trainer.val_dataloaders
+    batches = []
+    for batch in islice(loader, int(trainer.num_val_batches[0])):
+        images, labels = trainer.strategy.batch_to_device(batch)
+        with trainer.precision_plugin.val_step_context():
+            batches.append((module.infer(images).float(), labels))
+    module.load_state_dict(kept)
+    module.train(was_training)
+    logits, labels = (of_all_processes(torch.cat(parts), trainer) for parts in zip(*batches, strict=True))
+    return logits, labels
+
+
+def _calibration_error(logits: Tensor, labels: Tensor, module: Any) -> float:
+    return Results.of(logits.softmax(1), labels, module.class_names).metrics["ece"]
