@@ -14,6 +14,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 TINY = [
     "--config",
     str(CONFIGS / "with/debug.yaml"),
+    "--checkpoints.link_best",
+    "true",
     "--model.network.init_args.widths",
     "[4]",
     "--data.batch_size",
@@ -109,9 +111,14 @@ def test_a_one_cycle_cannot_be_stretched_and_the_run_stays_as_it_was(
     assert before == ((run / "config.yaml").read_text(), (run / "state.json").read_text())
 
 
-def test_more_epochs_given_to_a_finished_run_hold_and_stretch_a_cosine(tmp_path: Path) -> None:
-    main(["fit", *TINY, "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "2"])
+def test_more_epochs_given_to_a_finished_run_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["fit", *TINY, "--trainer.max_epochs", "2"])
     (run,) = (tmp_path / "runs").glob("*/*")
     main(["fit", "--resume", str(run), "--trainer.max_epochs", "4"])
-    content = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-    assert content["epoch"] == 3 and content["lr_schedulers"][0]["T_max"] == 4
+    assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 3
+
+    main(["fit", *TINY, "--name", "cosine", "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "2"])
+    (run,) = (tmp_path / "runs/cosine").glob("*")
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", "--resume", str(run), "--trainer.max_epochs", "4"])
+    assert "was made for 2 epochs and cannot go on for 4" in capsys.readouterr().err

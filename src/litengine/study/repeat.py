@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from litengine.files import relative
+from litengine.files import link, relative
 from litengine.study.child import Child
 from litengine.study.options import Options
 from litengine.study.results import read_result
@@ -50,8 +50,20 @@ def repeat(options: Options) -> int | None:
     metrics = [*dict.fromkeys(["val/acc", monitor, "test/acc"])]
     stopped_by = train(children, options.workers, metrics)
     if stopped_by is None:
-        _report(directory, [_row(child, metrics) for child in children], metrics, "folds" if options.folds else "seeds")
+        rows = [_row(child, metrics) for child in children]
+        _report(directory, rows, metrics, "folds" if options.folds else "seeds")
+        if options.seeds:
+            _link_best(children, [row.get(monitor, math.nan) for row in rows], settings["checkpoints"]["mode"] == "min")
     return stopped_by
+
+
+def _link_best(children: list[Child], scores: list[float], lower_is_better: bool) -> None:
+    """Links `best.ckpt` in the working directory to the checkpoint of the best run."""
+    known = {score: child for score, child in zip(scores, children, strict=True) if math.isfinite(score)}
+    if known:
+        best = known[min(known) if lower_is_better else max(known)]
+        if best.checkpoint and link(best.checkpoint, "best.ckpt"):
+            print_text(f"best.ckpt links to {relative(best.checkpoint)}")
 
 
 def run_options(options: Options) -> dict[str, list[str]]:

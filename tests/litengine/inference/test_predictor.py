@@ -329,7 +329,16 @@ def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPa
         "    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(3072, 10))\n"
     )
-    command = [sys.executable, "-m", PACKAGE, "fit", "--config", str(CONFIGS / "with/debug.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        PACKAGE,
+        "fit",
+        "--config",
+        str(CONFIGS / "with/debug.yaml"),
+        "--checkpoints.link_best",
+        "true",
+    ]
     command += ["--model.network", "linear_net.Net", "--model.optimizer", "torch.optim.SGD"]
     command += ["--model.optimizer.init_args.lr", "0.1", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # of the programs
