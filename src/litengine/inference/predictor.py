@@ -5,6 +5,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, overload
 
 import numpy as np
@@ -18,6 +19,7 @@ from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
 from litengine.inference.safe_config import read_for_prediction
 from litengine.network import build_network
 from litengine.normalize import Normalize
+from litengine.training.checkpoint_files import BEST, LAST
 from litengine.views import TTA, average
 
 
@@ -180,6 +182,72 @@ class Predictor:
     def probabilities(self, images: Tensor) -> Tensor:
         """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size)."""
         return self.classifier.infer(images.to(self.device)).float().softmax(1).cpu()
+
+
+class Ensemble(Predictor):
+    """Averages the probabilities of several predictors.
+
+    Its `classifier` is that of the first one.
+
+    Raises:
+        ValueError: if they differ in their classes or in the size of their images.
+    """
+
+    def __init__(self, members: Mapping[str, Predictor]) -> None:
+        (first, predictor), *others = members.items()
+        super().__init__(predictor.classifier, predictor.device)
+        self.members = list(members.values())
+        for name, other in others:
+            for fact in ("class_names", "image_size"):
+                if getattr(other, fact) != getattr(predictor, fact):
+                    raise ValueError(
+                        f"{name} and {first} differ in their {fact}: only checkpoints of the same classes, in the same "
+                        "order, and of one image size can be averaged"
+                    )
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        return torch.stack([member.probabilities(images) for member in self.members]).mean(0)
+
+
+def load_several(
+    paths: Sequence[str | os.PathLike[str]],
+    device: torch.device | str | None = None,
+    trust: str | Sequence[str] = (),
+) -> Predictor:
+    """One predictor from one checkpoint or several, whose probabilities it averages.
+
+    Args:
+        paths: checkpoints; a folder stands for the best checkpoint of each run in it, such as that of a study.
+        device, trust: see `load`.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load`; for a folder without checkpoints; for none at all.
+    """
+    files = [file for path in paths for file in checkpoints_in(Path(path))]
+    members = {str(file): load(file, device, trust) for file in files}
+    if not members:
+        raise ValueError("no checkpoint is given: give one or more, such as best.ckpt")
+    return Ensemble(members) if len(members) > 1 else next(iter(members.values()))
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """The file itself; of a folder the best checkpoint (without validation the last) of each run in it.
+
+    Of runs that share a name, such as the tries of one fold, only the newest counts.
+
+    Raises:
+        FileNotFoundError: if the folder has no checkpoints.
+    """
+    if not path.is_dir():
+        return [path]
+    newest: dict[Path, Path] = {}  # by the folder of the runs of one name
+    for folder in sorted(path.rglob("checkpoints")):
+        found = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+        if found:
+            newest[path if folder.parent == path else folder.parent.parent] = found
+    if not newest:
+        raise FileNotFoundError(f"{path} holds no checkpoints: give a file, a run, or the folder of a study")
+    return list(newest.values())
 
 
 def load(
