@@ -5,6 +5,7 @@ Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 
 import math
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,17 +13,20 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from litengine.report import Results
+from litengine.files import write_whole
+from litengine.report import Results, tables
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import CheckpointFiles
 from litengine.training.checkpoints import Checkpoints
-from litengine.training.test_report import of_all_processes
+from litengine.training.run_directory import VALIDATION
+from litengine.training.test_report import in_order, of_all_processes
 
 LOWEST, HIGHEST = 0.01, 100.0
 
 
 class FitTemperature(Callback):
-    """At the end of a fit, stores a temperature in the best checkpoint, in `data`.
+    """At the end of a fit, stores a temperature in the best checkpoint, in `data`, and writes validation.csv into the
+    run directory: a row for each validation image with its label and the calibrated prediction.
 
     It is fitted on the validation images, to the logits that `test` and `predict` compute: with the weights of that
     checkpoint and the model's test-time augmentation. Test, prediction and export divide the logits by it.
@@ -37,16 +41,20 @@ class FitTemperature(Callback):
             print_line("probabilities are not calibrated: that needs validation images")
             return
         content = CheckpointFiles().load_checkpoint(path)
-        logits, labels = _validate(trainer, pl_module, content["state_dict"])
+        indices, labels, logits = _validate(trainer, pl_module, content["state_dict"])
         temperature = fit_temperature(logits, labels)
-        before, after = (_calibration_error(logits / t, labels, pl_module) for t in (1.0, temperature))
+        names: Any = pl_module.class_names
+        before, after = (Results.of((logits / t).softmax(1), labels, names) for t in (1.0, temperature))
         print_line(
             f"temperature {temperature:.3f}: the calibration error on the {len(labels):,} validation images goes from "
-            f"{before:.2%} to {after:.2%}"
+            f"{before.metrics['ece']:.2%} to {after.metrics['ece']:.2%}"
         )
         if trainer.is_global_zero:
             content["data"]["temperature"] = temperature
             CheckpointFiles().save_checkpoint(content, path)
+            paths = trainer.datamodule.subset("val").arrays.paths  # type: ignore[attr-defined]
+            images = [paths[index] if paths else str(index) for index in indices.tolist()]
+            write_whole(Path(trainer.default_root_dir) / VALIDATION, tables.predictions_csv(after, images))
         trainer.strategy.barrier()
 
 
@@ -75,23 +83,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits (N, classes) float32 and labels (N,) of the validation images, with these weights."""
+def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> list[Tensor]:
+    """Index and label (N,) of each validation image and its logits (N, classes), float32, with these weights."""
     kept, was_training = {name: value.clone() for name, value in module.state_dict().items()}, module.training
     module.load_state_dict(weights)
     module.eval()
     module.temperature = 1.0  # a fit that was resumed may have read another
     loader: Any = trainer.val_dataloaders
     batches = []
-    for batch in islice(loader, int(trainer.num_val_batches[0])):
+    for number, batch in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
         images, labels = trainer.strategy.batch_to_device(batch)
+        indices = torch.from_numpy(loader.chosen(loader.order(0), number))
         with trainer.precision_plugin.val_step_context():
-            batches.append((module.infer(images).float(), labels))
+            batches.append((indices, labels, module.infer(images).float()))
     module.load_state_dict(kept)
     module.train(was_training)
-    logits, labels = (of_all_processes(torch.cat(parts), trainer) for parts in zip(*batches, strict=True))
-    return logits, labels
-
-
-def _calibration_error(logits: Tensor, labels: Tensor, module: Any) -> float:
-    return Results.of(logits.softmax(1), labels, module.class_names).metrics["ece"]
+    return in_order(*(of_all_processes(torch.cat(parts), trainer) for parts in zip(*batches, strict=True)))

@@ -63,6 +63,13 @@ def test_the_best_checkpoint_gets_the_temperature_of_its_own_logits():
         logits = restored(content).infer(val.arrays.images[torch.from_numpy(val.indices)])
     assert temperature == pytest.approx(fit_temperature(logits, torch.from_numpy(val.labels)), rel=1e-4)
     assert temperature != pytest.approx(1, rel=1e-3)
+    rows = Path("validation.csv").read_text().splitlines()
+    assert rows[0] == "image,label,prediction,confidence"
+    confidences = (logits / temperature).softmax(1).amax(1)
+    names = [data.class_names[label] for label in val.labels]
+    for row, index, name, confidence in zip(rows[1:], val.indices, names, confidences, strict=True):
+        assert row.split(",")[:2] == [str(index), name]
+        assert float(row.split(",")[3]) == pytest.approx(float(confidence), abs=1e-4)
     # the other checkpoint and the model are those of the fit
     last = load(LAST)
     assert "temperature" not in last["data"]
