@@ -80,6 +80,7 @@ class ClassifierModule(LightningModule):
         self.normalize = Normalize(channels_last)
         self.network = network
         self.tta: TTA = tta
+        self.temperature = 1.0  # of a checkpoint (see `litengine.training.calibration`)
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
         self.class_counts: list[int] = []  # training images of each class; known in a fit
@@ -106,14 +107,19 @@ class ClassifierModule(LightningModule):
         return MetricCollection({"acc": MulticlassAccuracy(len(self.class_names), average="micro")})
 
     def infer(self, images: Tensor, tta: TTA | None = None) -> Tensor:
-        """Logits (N, classes) of images (N, C, H, W), averaged over the views of `tta`, by default those of the model.
+        """Logits (N, classes) of images (N, C, H, W), averaged over the views of `tta`.
+
+        By default they are those of prediction: averaged over the model's own views, divided by the temperature of the
+        checkpoint.
 
         With several processes a small last batch may leave a process without images (N = 0), which many networks
         cannot take.
         """
         if not len(images):
             return self.infer(images.new_zeros(1, *images.shape[1:]), tta)[:0]
-        return average(self.network, self.normalize(images), self.tta if tta is None else tta)
+        if tta is None:
+            return average(self.network, self.normalize(images), self.tta) / self.temperature
+        return average(self.network, self.normalize(images), tta)
 
     def outputs(self, images: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """What the network makes of normalised images: its logits (N, classes), and those of its auxiliary heads, each
@@ -466,6 +472,7 @@ class ClassifierModule(LightningModule):
             self.normalize.set(data["mean"], data["std"])
         if self._tallies and self.trainer.is_global_zero:
             self._tallies["train"].set(checkpoint["train_sums"])
+        self.temperature = data.get("temperature", 1.0)
         self._resumed = True
         self._rate = checkpoint["rate"]
         self._plateau_state = checkpoint.get("plateau")

@@ -184,6 +184,7 @@ class CLI(LightningCLI):
         if not settings["barebones"]:
             callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
             callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
+            callbacks.append(training.FitTemperature())
             callbacks.append(training.WriteReport(["python", "main.py", *self.args]))
             if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(training.ProgressBar())

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from litengine.files import link, relative
+from litengine.files import link, relative, write_whole
 from litengine.study.child import Child
 from litengine.study.options import Options
 from litengine.study.results import read_result
 from litengine.study.settings import directory_of, record, recordable, resolve
 from litengine.study.tables import Row, print_table, print_text, write_csv
 from litengine.study.workers import Workers
+from litengine.training.run_directory import VALIDATION
 
+OUT_OF_FOLD = "out_of_fold.csv"
 NOTES = {
     "folds": "The folds differ in the images held out for validation. They share most of their training images, so the "
     "interval is a guide and rather too narrow.",
@@ -127,7 +129,27 @@ def _report(directory: Path, rows: list[Row], metrics: list[str], kind: str) -> 
         print_text(f"{metric} {mean:.4f}{interval} ({len(rows)} {kind})")
     print_text(NOTES[kind])
     save_runs(directory / "study.png", rows, summaries)
-    print_text(f"written: {relative(directory / 'study.csv')}, {relative(directory / 'study.png')}")
+    written = ["study.csv", "study.png"]
+    if kind == "folds" and (predictions := out_of_fold([directory / row["directory"] for row in rows])):
+        write_whole(directory / OUT_OF_FOLD, predictions)
+        written.append(OUT_OF_FOLD)
+    print_text(f"written: {', '.join(relative(directory / name) for name in written)}")
+
+
+def out_of_fold(runs: Sequence[Path]) -> str:
+    """The validation.csv of all folds as one table, with a column `fold`; empty if a run has none.
+
+    It holds the prediction of each training image by the network that was not trained on it.
+    """
+    lines: list[str] = []
+    for fold, run in enumerate(runs):
+        path = run / VALIDATION
+        if not path.is_file():
+            return ""
+        header, *rows = path.read_text("utf-8").splitlines()
+        lines += [] if lines else [f"fold,{header}"]
+        lines += [f"{fold},{row}" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -46,7 +46,9 @@ class RecordConfig(SaveConfigCallback):
         settings: of `as_settings`, before the program added directories and ids of this run.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, settings: dict[str, Any] | None = None
+    ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.settings = settings or {}  # only a fit records them
 

@@ -21,6 +21,7 @@ if sys.platform != "win32":
 
 State = Literal["starting", "running", "stopped", "failed", "finished"]
 CONFIG, STATE, LOCK = "config.yaml", "state.json", ".lock"
+VALIDATION = "validation.csv"  # the predictions of the validation images
 LONGEST_NAME = 200  # bytes
 _owned: dict[Path, IO[str]] = {}
 _made: set[Path] = set()
