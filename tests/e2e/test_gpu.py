@@ -84,7 +84,7 @@ def test_cuda_graph_trains_the_same_weights(precision: str, capfd: pytest.Captur
     "options",
     [
         ["--trainer.accumulate_grad_batches", "2"],
-        ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
+        ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging", "--trainer.callbacks.decay", "0.8"],
         ["--model.freeze", "[blocks.0]", "--model.unfreeze_at_epoch", "1"],
     ],
     ids=["accumulation", "EMA", "unfreezing"],

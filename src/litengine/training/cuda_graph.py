@@ -1,5 +1,6 @@
 """Forward and backward of a network, recorded once as a CUDA graph and replayed for every full training batch."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -58,21 +59,37 @@ class CudaGraph:
         kind, enabled = torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda")
         try:
             with torch.autocast("cuda", kind, enabled, cache_enabled=False):
-                expected = self._results(self.network, images, buffers)
+                expected = self._checked(images, buffers)
                 with torch.random.fork_rng(devices=[images.device]):
                     replay = self._recorded(images.clone())
+                _restore(buffers)
                 found = self._results(replay, images, buffers)
-            differences = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
-            if all(difference <= TOLERANCE for difference in differences):
-                self._replay = replay
-            else:
-                print_line(f"cuda_graph: the recorded network gives other numbers ({max(differences):.2g}): not used")
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, AssertionError) as error:
             print_line(f"cuda_graph: the network cannot be recorded, and is used as it is: {error}".splitlines()[0])
+            return
         finally:
             _restore(buffers)
+        differences = [float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)]
+        if all(difference <= TOLERANCE for difference in differences):
+            self._replay = replay
+        else:
+            print_line(f"cuda_graph: the recorded network gives other numbers ({max(differences):.2g}): not used")
+
+    def _checked(self, images: Tensor, buffers: Buffers) -> list[Tensor]:
+        """The results of the network. Raises RuntimeError if it waits for the device, before a recording that fails
+        leaves the random generator unusable."""
+        before = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return self._results(self.network, images, buffers)
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
 
     def _recorded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        # Gradients of a replay are added on the stream of the recording: torch waits for it, and warns.
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")
         before = self.network.__dict__.get("forward")
         try:
             torch.cuda.make_graphed_callables(self.network, (images,))  # replaces `forward` of the network …
