@@ -23,6 +23,7 @@ from litengine.optim import Frozen, check_length, make_schedule
 from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
+from litengine.training.cuda_graph import CudaGraph
 from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
@@ -38,9 +39,10 @@ class ClassifierModule(LightningModule):
 
     The contract of a subclass:
 
-    - `__init__` passes network, tta, channels_last and compile to this class; its other arguments are free.
+    - `__init__` passes network, tta, channels_last, compile and cuda_graph to this class; its other arguments are free.
     - A batch is images (N, C, H, W), uint8, and labels (N,), int64. `self.normalize(images)` is the network's input.
-    - `training_step` returns the mean loss over its images. Each step calls `self.count(split, loss, logits, labels)`.
+    - `training_step` returns the mean loss over its images. It gets the logits of normalised images from
+      `self.outputs(images)`. Each step calls `self.count(split, loss, logits, labels)`.
     - `validation_step` and `test_step` call `self.infer(images)` and return probabilities (N, classes).
     - `configure_metrics` returns a MetricCollection; validation and test log all of it. `self.class_names` is known.
     - `configure_optimizers` is Lightning's; `self.with_schedule(optimizer, factory)` makes a schedule of the right
@@ -59,6 +61,8 @@ class ClassifierModule(LightningModule):
         init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
         freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
+        cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
+            batch (see `litengine.training.cuda_graph`).
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
@@ -72,8 +76,11 @@ class ClassifierModule(LightningModule):
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         unfreeze_at_epoch: int | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
+        if cuda_graph and compile:
+            raise ValueError("model.cuda_graph and model.compile cannot be used together: leave out one of them")
         self.init_from = init_from
         self.frozen = Frozen(network, freeze)
         self.unfreeze_at_epoch = unfreeze_at_epoch
@@ -86,6 +93,8 @@ class ClassifierModule(LightningModule):
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
+        self._cuda_graph = cuda_graph
+        self._graph: CudaGraph | None = None
         self._tallies: dict[str, Tally] = {}  # of each split
         self._counts_batch = True
         self._weight: Tensor | float = 1.0  # of the batch in the gradient of its step
@@ -128,7 +137,7 @@ class ClassifierModule(LightningModule):
         Raises:
             ValueError: if the network returns anything else.
         """
-        return _outputs(self.network(images))
+        return _outputs(self.network(images) if self._graph is None else self._graph(images))
 
     def higher_is_better(self, name: str) -> bool | None:
         """Whether more of a logged metric, such as `val/acc`, is better; None if it is unknown."""
@@ -231,6 +240,17 @@ class ClassifierModule(LightningModule):
             initialize: Any = self.network.initialize
             initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
 
+    def _choose_graph(self) -> None:
+        loader, trainer = self.trainer.train_dataloader, self.trainer
+        # Gradients of accumulated batches would share the memory of the graph.
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or not isinstance(loader, BatchLoader):
+            self._graph = None
+        elif self._cuda_graph and (self._graph is None or self._graph.is_outdated()):
+            self._graph = CudaGraph(self.network, loader.size(0))
+
+    def on_train_end(self) -> None:
+        self._graph = None  # frees its memory
+
     def _freeze(self) -> None:
         if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
             raise ValueError(
@@ -247,6 +267,7 @@ class ClassifierModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._freeze()
+        self._choose_graph()
 
     def _check_network(self, training: bool) -> None:
         """Sends two images through the network. One that needs the ordinary layout in memory gets it.
@@ -306,6 +327,7 @@ class ClassifierModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._freeze()  # of the epoch in which a run is resumed
+        self._choose_graph()
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
