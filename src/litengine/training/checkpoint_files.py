@@ -51,6 +51,16 @@ class CheckpointFiles(TorchCheckpointIO):
         content: dict[str, Any] = _load(path, map_location=map_location or "cpu")
         return content
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes one local file, if it is a checkpoint.
+
+        The path may come from the checkpoint that a fit starts from: Lightning's ModelCheckpoint restores it. Lightning
+        looks whether it lies in the callback's folder, but not at addresses nor at "..", and removes whole folders.
+        """
+        file = Path(path)
+        if "://" not in str(path) and ".." not in file.parts and file.suffix == ".ckpt" and file.is_file():
+            file.unlink()
+
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint completely or not at all; a `last.ckpt` that it replaces is kept as `previous.ckpt`.
