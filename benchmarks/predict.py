@@ -127,7 +127,7 @@ def from_files(folder: str, content: dict[str, Any], graph: Path, batch_size: in
     steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE)]
 
     def ours() -> None:
-        predict("best.ckpt", [folder], output="predict.csv", batch_size=batch_size)
+        predict(["best.ckpt"], [folder], output="predict.csv", batch_size=batch_size)
 
     def plain() -> None:
         network = plain_network(content)

@@ -35,7 +35,7 @@ from PIL import Image
 
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
-from litengine.cli.prepare_data import prepare
+from litengine.cli.prepare import prepare
 from litengine.data import BatchLoader, ImageFolder, Source, Stream
 
 FILES, STREAM = "files", "stream"

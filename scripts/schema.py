@@ -1,6 +1,6 @@
-"""The JSON schema of the configs, by which editors complete and check them as one types.
+"""Writes the JSON schema of the configs, with which editors complete and check them.
 
-python -m litengine.cli.schema configs/schema.json
+python scripts/schema.py configs/schema.json
 """
 
 import collections.abc
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
+from litengine import project
 from litengine import training as callbacks
 from litengine.cli.trainer import CLI
 
@@ -45,6 +46,7 @@ OTHERS = {
 # Where the classes are that an editor offers, with their arguments; a config may name any other too
 SHIPPED = (
     "litcnn.networks",
+    "litcnn.augment",
     "litengine.optim",
     "litengine.data",
     "litengine.loggers",
@@ -89,6 +91,7 @@ class ParserOfFit(CLI):
     """Makes the parser of `fit`, and nothing more."""
 
     def __init__(self) -> None:
+        project.use("litcnn.model.ImageClassifier", "litcnn.data.ImageData")
         with suppress(SystemExit):
             super().__init__(["fit"])
 
@@ -139,6 +142,10 @@ def _of_type(hint: Any, definitions: dict[str, Schema]) -> Schema:
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (Union, UnionType):
+        classes = tuple(kind for kind in arguments if _is_plain_class(kind))
+        if len(classes) > 1:  # one list of class paths: with one for each base, wrong arguments would fit the other
+            others = [argument for argument in arguments if argument not in classes]
+            return _any_of([_of_class(classes, definitions), *(_of_type(kind, definitions) for kind in others)])
         return _any_of([_of_type(argument, definitions) for argument in arguments if argument is not Tensor])
     if origin is collections.abc.Callable:
         taken, made = arguments if arguments else ([], None)
@@ -154,6 +161,13 @@ def _of_type(hint: Any, definitions: dict[str, Schema]) -> Schema:
         items = _of_type(arguments[0], definitions) if len(set(arguments) - {Ellipsis}) == 1 else {}
         return {"type": "array", "items": items}
     return _of_class((kind,), definitions)
+
+
+def _is_plain_class(kind: Any) -> bool:
+    """Whether values of this type are objects that a config names by a class path."""
+    if not inspect.isclass(kind) or kind in (*PLAIN, *TEXT, object, Tensor):
+        return False
+    return not issubclass(kind, collections.abc.Iterable) and get_origin(kind) is None
 
 
 def _of_class(bases: tuple[type, ...], definitions: dict[str, Schema], skip: int = 0) -> Schema:

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither keys nor files of the developer are used, and what a test sets in the environment ends with it."""
-    for name in [*filter(lambda name: name.startswith("WANDB_"), os.environ), "LITCNN_AGREED", "LOCAL_RANK"]:
+    for name in [*filter(lambda name: name.startswith("WANDB_"), os.environ), "LITENGINE_AGREED", "LOCAL_RANK"]:
         monkeypatch.setenv(name, "")  # remembers it, so that what the program sets is taken back too
         monkeypatch.delenv(name)
     home = tmp_path / "home"

@@ -79,9 +79,11 @@ class ImageData(ClassificationData):
         if train is None or val is not None or not (self.folds or self.val_fraction):
             return self.source_split(name)
         if self.folds:
-            kept, held_out = stratified_fold(train.labels, self.class_names, self.folds, self.fold, self.split_seed)
+            kept, held_out = stratified_fold(
+                train.labels, self.class_names, self.folds, self.fold, self.split_seed, train.groups
+            )
         else:
-            kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
+            kept, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed, train.groups)
         return train.select(kept if name == "train" else held_out)
 
     def train_dataloader(self) -> BatchLoader:

@@ -124,8 +124,10 @@ class ImageClassifier(ClassifierModule):
             one_hot = F.one_hot(labels, len(self.class_names)).to(images.dtype)  # (N, classes)
             images, targets = self.mixing(images, one_hot)
             labels = targets.argmax(1)  # the class with the largest part of the image
-        logits = self.train_network(images)
+        logits, auxiliary = self.outputs(images)
         loss = self.compute_loss(logits, targets, self.label_smoothing, self.weights)
+        for weight, others in auxiliary:
+            loss = loss + weight * self.compute_loss(others, targets, self.label_smoothing, self.weights)
         self.count("train", loss, logits, labels)
         return loss
 

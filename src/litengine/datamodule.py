@@ -35,6 +35,12 @@ class Subset(NamedTuple):
         labels: np.ndarray = self.arrays.labels.numpy()[self.indices]
         return labels
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """int64 (n,): images of one group must not lie in two splits; None if each may."""
+        groups = self.arrays.groups
+        return None if groups is None else groups.numpy()[self.indices]
+
 
 class ClassificationData(LightningDataModule):
     """Base class of the project's data: arrays, loaders, device placement and statistics.

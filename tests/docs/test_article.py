@@ -12,8 +12,10 @@ import yaml
 from lightning.pytorch import Callback
 from pages import ROOT, blocks
 from PIL import Image
+from project_for_tests import DATA, MODEL
 from torch import nn
 
+from litengine import project
 from litengine.cli.trainer import CLI
 from litengine.data import Digits
 
@@ -114,6 +116,7 @@ def test_both_learn_the_same_from_the_same_batches(article: dict[str, Any]) -> N
         "--model.channels_last", "false",  # else convolutions round otherwise, and Adam makes much of that
         "--data.mean", str(list(article["MEAN"])), "--data.std", str(list(article["STD"])),
     ]  # fmt: skip
+    project.use(MODEL, DATA)
     program = Watched(arguments)
     watch = program.watch
 

@@ -1,7 +1,6 @@
 """A run that was interrupted anywhere and resumed ends with the same bits as one that was not."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,19 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from every_checkpoint import ARTICLE, EXACT, REFUSED, resume_from_each
 from outcome import outcome
 
 from litcnn.__main__ import main
-from litengine.training import Checkpoints
-from litengine.training.run_directory import read_state
-
-CONFIGS = Path(__file__).parents[2] / "configs"
-SHORT = [
-    "--config", str(CONFIGS / "with/no_tracker.yaml"), "--trainer.max_epochs", "3", "--data.batch_size", "32",
-    "--trainer.limit_train_batches", "4", "--trainer.limit_val_batches", "2", "--trainer.log_every_n_steps", "2",
-    "--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[8, 8]",
-]  # fmt: skip
-ARTICLE = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16"]
+from litengine.training.run_directory import disown, own, read_state
 
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
 LONGER = [*PROGRAM, *ARTICLE]
@@ -36,56 +27,35 @@ def only_run(home: Path) -> Path:
     return run
 
 
-RECIPES = {
-    "plateau": [*ARTICLE, "--model.lr_scheduler.init_args.patience", "0"],
-    "cosine": [*ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml")],
-    "one_cycle": [*ARTICLE, "--config", str(CONFIGS / "with/one_cycle.yaml")],
-    "accumulated": [*ARTICLE, "--trainer.accumulate_grad_batches", "2"],
-    "ema": [*ARTICLE, "--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
-    "mixing": [*ARTICLE, "--model.mixing", "torchvision.transforms.v2.CutMix"],
-    "fast": ["--config", str(CONFIGS / "fast.yaml"), *SHORT],
-}
+QUICK = ("ReduceLROnPlateau", "fast.yaml")  # schedules that move once an epoch, and at every step
 
 
-QUICK = ("plateau", "fast")  # one of each: stepped once an epoch, and at every step
+@pytest.mark.parametrize("recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r not in QUICK)) for r in EXACT])
+def test_every_checkpoint_of_a_run_leads_to_the_same_end(recipe: str, tmp_path: Path) -> None:
+    count, different = resume_from_each(EXACT[recipe], tmp_path / "copies", main)
+    assert count >= 7 and not different
 
 
-@pytest.mark.parametrize("recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r not in QUICK)) for r in RECIPES])
-def test_every_checkpoint_of_a_run_leads_to_the_same_end(
-    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("recipe", REFUSED)
+def test_a_fit_that_could_not_resume_exactly_is_refused_before_training(
+    recipe: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Saves after every batch that may be saved after, keeps a copy of the whole run directory each time, and resumes
-    from every copy."""
-    copies: list[Path] = []
-    bests: list[Path] = []
-    save = Checkpoints._save
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", *REFUSED[recipe]])
+    assert "error: " in capsys.readouterr().err
+    assert not list(Path("runs").glob("*/*/config.yaml"))  # nothing that `--resume last` would take
 
-    def save_and_copy(self: Checkpoints, trainer: Any, name: str) -> None:
-        save(self, trainer, name)
-        if name == "best.ckpt":  # all that is left where the others are damaged
-            bests.append(tmp_path / f"best{len(bests)}")
-            shutil.copytree(trainer.default_root_dir, bests[-1], ignore=shutil.ignore_patterns("last*", "previous*"))
-        if name == "last.ckpt" and trainer.global_step < trainer.estimated_stepping_batches:
-            copies.append(tmp_path / f"copy{len(copies)}")
-            shutil.copytree(trainer.default_root_dir, copies[-1])
 
-    arguments = ["fit", *RECIPES[recipe]]
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "_save", save_and_copy)
-        main([*arguments, "--checkpoints.every_n_minutes", "0"])
-    run = only_run(tmp_path)
-    expected = outcome(run)
-    # after three of four batches (one, where two batches make a step), and at the end of two epochs
-    assert len(copies) == (3 * 1 + 2 if recipe == "accumulated" else 3 * 3 + 2)
-    different = {}
-    for copy in copies + bests:
-        shutil.rmtree(run)
-        shutil.copytree(copy, run)
-        main(["fit", "--resume", str(run)])
-        found = outcome(run)
-        if wrong := [name for name in expected if found[name] != expected[name]]:
-            different[copy.name] = wrong
-    assert not different
+def test_a_live_run_is_left_alone_and_a_killed_one_is_not(tmp_path: Path) -> None:
+    program = subprocess.Popen([*LONGER, "--trainer.max_epochs", "1000"], stdout=subprocess.DEVNULL)
+    wait_for(lambda: any(tmp_path.glob("runs/*/*/metrics.csv")))
+    second = subprocess.run([*PROGRAM, "--resume", "last"], capture_output=True, text=True, timeout=120)
+    assert second.returncode == 2 and f"is in use by process {program.pid}" in second.stderr
+    assert own(only_run(tmp_path)) is False
+    program.kill()
+    program.wait()
+    assert own(only_run(tmp_path)) is True
+    disown(only_run(tmp_path))
 
 
 SIGNALS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}

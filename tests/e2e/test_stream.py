@@ -21,7 +21,7 @@ from litcnn.__main__ import main
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
-from litengine.cli.prepare_data import prepare
+from litengine.cli.prepare import prepare
 from litengine.data import Stream
 from litengine.data.sources import stream_writer
 from litengine.training import Checkpoints

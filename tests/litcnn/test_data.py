@@ -284,7 +284,8 @@ def on_device(device: str, free: int, monkeypatch, **options) -> ImageData:
     many bytes free."""
     data = ImageData(FakeSource(), val_fraction=0.2, **options)
     strategy = SimpleNamespace(root_device=torch.device(device))
-    data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
+    limits = {"limit_val_batches": 1.0, "limit_test_batches": 1.0, "overfit_batches": 0.0}
+    data.trainer = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1, **limits)
     monkeypatch.setattr(datamodule, "free_memory", lambda asked: free if asked == torch.device(device) else 0)
     return data
 

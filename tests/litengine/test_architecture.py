@@ -30,7 +30,10 @@ SLOW_FILES = {
     *("study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
 }
 ELSEWHERE = {"module", "datamodule", "normalize", "terminal"}  # tested where they are used
-LARGE: dict[str, str] = {}  # files of more than 350 lines, each with its reason
+LARGE = {  # files of more than 350 lines, each with its reason
+    "module.py": "one LightningModule, whose hooks share the state of the epoch",
+    "loggers/wandb.py": "one logger: what W&B does wrong has to be caught around each of its calls",
+}
 DATA = {"augment": set(), "sources": set(), "splits": set(), "loader": {"augment", "sources"}}  # who imports whom there
 
 

@@ -7,7 +7,7 @@ import torch
 from processes import together
 from torch import distributed as dist
 
-from litengine.distributed import gathered, largest, reduced, share, tells_of_lost_process
+from litengine.distributed import gathered, is_lost_process, largest, reduced, share
 
 CPU = torch.device("cpu")
 COUNTS = (3, 1, 0)  # items of each process
@@ -61,7 +61,7 @@ def left_alone() -> bool:
         return True
     with pytest.raises(RuntimeError) as caught:
         talk()
-    return tells_of_lost_process(caught.value)
+    return is_lost_process(caught.value)
 
 
 def test_a_process_that_has_ended_is_told_by_the_error() -> None:
@@ -70,4 +70,4 @@ def test_a_process_that_has_ended_is_told_by_the_error() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA error: device-side assert"), ValueError("/gloo/"), OSError()])
 def test_other_errors_tell_of_no_lost_process(error: Exception) -> None:
-    assert not tells_of_lost_process(error)
+    assert not is_lost_process(error)

@@ -11,8 +11,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
-
-from litengine.cli.schema import GROUPS, ParserOfFit, config_schema
+from schema import GROUPS, ParserOfFit, config_schema
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {ROOT / "configs/sweep.yaml"})  # which is W&B's

@@ -146,7 +146,7 @@ class StandIn:
             "name": run.name,
             "displayName": run.name,
             "historyLineCount": lines,
-            "project": PROJECT,
+            "project": {**PROJECT, "name": run.given["project"]},
         }
 
     def on_UpsertBucket(self, **given: Any) -> Any:

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from litengine import project
 from litengine.cli.settings import Setting, Settings, full_path, plain
+from litengine.files import visible
 
 LISTED = 8  # known names in a message
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -30,7 +31,8 @@ NOISE = re.compile(
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    sys.stderr.write(f"error: {message.strip()}\n")
+    lines = [visible(line) for line in message.strip().split("\n")]  # a library's message may have several
+    sys.stderr.write("error: " + "\n".join(lines) + "\n")
     sys.exit(2)
 
 
@@ -62,7 +64,8 @@ def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
     """What is wrong with a command line that does not begin with a verb."""
     if args and args[0] in verbs:
         twice = [arg for arg in args if arg.partition("=")[0] == "--ckpt_path"][1:]
-        return f"{args[0]} takes one checkpoint: give --ckpt_path once" if twice else None
+        several = "list them after one --ckpt_path" if args[0] == "predict" else "give --ckpt_path once"
+        return f"{args[0]} takes one --ckpt_path: {several}" if twice else None
     if given := next((arg for arg in args if arg in verbs), None):
         return f"{given} comes first, and all options and configs after it: {given} --config …"
     if not args or args[0].startswith("-"):

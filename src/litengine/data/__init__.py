@@ -2,12 +2,13 @@
 
 from .augment import Augment, Draw
 from .loader import BatchLoader
-from .sources import CIFAR10, CIFAR100, Arrays, Digits, ImageFolder, Shards, Source, Split, Stream, TorchDataset
+from .sources import CIFAR10, CIFAR100, CSV, Arrays, Digits, ImageFolder, Shards, Source, Split, Stream, TorchDataset
 from .splits import stratified_fold, stratified_split
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "CSV",
     "Arrays",
     "Augment",
     "BatchLoader",

@@ -1,12 +1,18 @@
 """Seeded, stratified splits of a training set."""
 
+import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
+MOST_PARTS = 20  # of which some are held out, if whole groups are
 
-def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out `fraction` of every class.
+
+def stratified_split(
+    labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Holds out `fraction` of every class; with groups, int64 (n,), about that much, in whole groups.
 
     Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
 
@@ -15,6 +21,12 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     """
     from sklearn.model_selection import train_test_split
 
+    if groups is not None:
+        share = Fraction(fraction).limit_denominator(MOST_PARTS)
+        share = share or Fraction(1, MOST_PARTS)
+        parts = _grouped(labels, share.denominator, seed, groups)
+        held_out = np.sort(np.concatenate(parts[: share.numerator]))
+        return np.setdiff1d(np.arange(len(labels)), held_out), held_out
     indices = np.arange(len(labels))
     try:
         kept, held_out = train_test_split(indices, test_size=fraction, stratify=labels, random_state=seed)
@@ -26,9 +38,15 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
 
 
 def stratified_fold(
-    labels: np.ndarray, class_names: Sequence[str], folds: int, fold: int, seed: int
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    folds: int,
+    fold: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts the images into `folds` parts, every class evenly, and holds out part `fold`.
+    """Cuts the images into `folds` parts, every class evenly, and holds out part `fold`. With groups, int64 (n,), a
+    part holds whole groups, and classes only about evenly.
 
     Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
 
@@ -37,6 +55,9 @@ def stratified_fold(
     """
     from sklearn.model_selection import StratifiedKFold
 
+    if groups is not None:
+        held_out = _grouped(labels, folds, seed, groups)[fold]
+        return np.setdiff1d(np.arange(len(labels)), held_out), held_out
     present, counts = np.unique(labels, return_counts=True)
     if counts.min() < folds:
         rarest = class_names[present[counts.argmin()]]
@@ -48,6 +69,29 @@ def stratified_fold(
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
     kept, held_out = next(part for index, part in enumerate(parts) if index == fold)
     return kept, held_out
+
+
+def _grouped(labels: np.ndarray, parts: int, seed: int, groups: np.ndarray) -> list[np.ndarray]:
+    """Indices, int64, ascending, of the images in each part; a group is in one part only.
+
+    Raises:
+        ValueError: if there are fewer groups than parts.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(groups))
+    if count < parts:
+        raise ValueError(
+            f"the training images are of {count} groups, but {parts} parts of whole groups are needed for the "
+            "validation images: choose fewer data.folds or a larger data.val_fraction"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a class has fewer images than there are parts
+        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+        found = [held_out for _, held_out in splitter.split(labels, labels, groups)]
+    if any(len(part) == 0 for part in found):
+        raise ValueError(f"the training images cannot be cut into {parts} parts of whole groups: choose fewer parts")
+    return found
 
 
 def evenly_mixed(labels: np.ndarray) -> np.ndarray:

@@ -158,6 +158,7 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "mean": normalize.mean.flatten().tolist(),
         "std": normalize.std.flatten().tolist(),
         "tta": predictor.classifier.tta,
+        "temperature": predictor.classifier.temperature,
         "network": content["network"],
     }
 

@@ -21,7 +21,7 @@ SHOWN = 20  # rows on the screen
 
 
 def predict(
-    ckpt_path: str,
+    ckpt_path: list[str],
     images: list[str],
     output: str | None = None,
     top_k: int = 2,
@@ -33,10 +33,11 @@ def predict(
     Images are prepared as for validation. The row of an image that cannot be read holds the reason.
 
     Args:
-        ckpt_path: The checkpoint of a fit, such as best.ckpt.
+        ckpt_path: The checkpoint of a fit, such as best.ckpt; of several, or the folder of a study, the probabilities
+            are averaged.
         images: Image files, folders (all images below them) and globs, in quotes or not.
         output: A file for all rows: .csv, .json or .parquet.
-        top_k: How many of the most probable classes a row has.
+        top_k: How many of the most probable classes a row has; 0 for the probability of every class.
         batch_size: Images at once through the network.
         trust: Packages that the checkpoint may name too.
 
@@ -44,17 +45,17 @@ def predict(
         ValueError, OSError: for wrong options, images, output or checkpoint, before anything is classified; at the end
             if not one image could be read.
     """
-    for name, value in {"top_k": top_k, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}: 1 or more is needed")
+    for name, value, least in (("top_k", top_k, 0), ("batch_size", batch_size, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}: {least} or more is needed")
     if output:
         _check_output(Path(output))
 
     from litengine.data.sources.find import find_images  # imports torch: slow
-    from litengine.inference.predictor import load
+    from litengine.inference.predictor import load_several
 
     paths = find_images(images)
-    predictor = load(ckpt_path, trust=trust)
+    predictor = load_several(ckpt_path, trust=trust)
     rows = list(_classify(predictor, paths, min(top_k, len(predictor.class_names)), batch_size))
     if output:
         write_whole(Path(output), FORMATS[Path(output).suffix.lower()](rows))
@@ -76,18 +77,21 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
             reasons = dict(enumerate(problems, start=first))
             probabilities = predictor.probabilities(torch.from_numpy(images)).numpy()  # (N, classes)
             for index, numbers in enumerate(probabilities, start=first):
-                best = Prediction(numbers, predictor.class_names).top(top_k)
-                yield _row(paths[index], best, reasons.get(index))
+                best = Prediction(numbers, predictor.class_names).top(top_k or 1)
+                each = zip(predictor.class_names, numbers.tolist(), strict=True) if top_k == 0 else ()
+                yield _row(paths[index], best, list(each), reasons.get(index))
             advance(len(images))
 
 
-def _row(path: str, best: list[tuple[str, float]], error: str | None) -> dict[str, Any]:
-    """path, prediction, confidence, prediction_2, confidence_2, …, error; None for an absent value."""
+def _row(path: str, best: list[tuple[str, float]], each: list[tuple[str, float]], error: str | None) -> dict[str, Any]:
+    """path, prediction, confidence, prediction_2, confidence_2, …, the probability of `each` class, error; None for an
+    absent value."""
     row: dict[str, Any] = {"path": visible(path)}
     for rank, (name, confidence) in enumerate(best, start=1):
         number = f"_{rank}" if rank > 1 else ""
         row[f"prediction{number}"] = None if error else visible(name)
         row[f"confidence{number}"] = None if error else round(confidence, 6)
+    row |= {f"probability_{visible(name)}": None if error else round(value, 6) for name, value in each}
     return {**row, "error": error and visible(error)}
 
 
@@ -163,7 +167,10 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    kinds = {name: pyarrow.float64() if name.startswith("confidence") else pyarrow.string() for name in rows[0]}
+    kinds = {
+        name: pyarrow.float64() if name.startswith(("confidence", "probability")) else pyarrow.string()
+        for name in rows[0]
+    }
     buffer = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds.items())), buffer)
     return buffer.getvalue()

@@ -1,9 +1,11 @@
 """A checkpoint as a classifier of images: for Python programs and the verbs predict, export and demo."""
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args, overload
 
 import numpy as np
@@ -17,7 +19,10 @@ from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
 from litengine.inference.safe_config import read_for_prediction
 from litengine.network import build_network
 from litengine.normalize import Normalize
+from litengine.training.checkpoint_files import BEST, LAST
 from litengine.views import TTA, average
+
+LARGEST = 4096  # height and width of the network's images: a checkpoint that names more asks for memory only
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -56,7 +61,8 @@ class Classifier(nn.Module):
 
     Args:
         network: maps float images (N, C, H, W) to logits (N, classes).
-        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta and channels_last.
+        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if it was fitted,
+            temperature.
 
     Attributes:
         class_names: by label.
@@ -73,8 +79,14 @@ class Classifier(nn.Module):
         self.tta: TTA = facts["tta"]
         if self.tta not in get_args(TTA):
             raise ValueError(f"its tta is {self.tta!r}: {', '.join(get_args(TTA))} are known")
+        self.temperature = float(facts.get("temperature", 1.0))
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"its temperature is {self.temperature}: a positive number is needed")
         self.normalize = Normalize(bool(facts["channels_last"]))
-        self.normalize.set(_all(float | int, facts["mean"]), _all(float | int, facts["std"]))
+        mean, std = _all(float | int, facts["mean"]), _all(float | int, facts["std"])
+        if len(mean) != len(std) or len(mean) not in (1, *self.image_shape[:1]):
+            raise ValueError(f"it has {len(mean)} means and {len(std)} deviations for images {self.image_shape}")
+        self.normalize.set(mean, std)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,8 +95,8 @@ class Classifier(nn.Module):
         return logits
 
     def infer(self, images: Tensor) -> Tensor:
-        """Logits (N, classes), averaged over the views of `tta`."""
-        return average(self.network, self.normalize(images), self.tta)
+        """Logits (N, classes), averaged over the views of `tta` and divided by the temperature."""
+        return average(self.network, self.normalize(images), self.tta) / self.temperature
 
 
 class Predictor:
@@ -99,15 +111,15 @@ class Predictor:
         image_size: height and width of the network's images, in pixels.
 
     Raises:
-        ValueError: if the network was trained on anything but square images with three channels.
+        ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device | str) -> None:
         shape = classifier.image_shape
-        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or not 1 <= shape[1] <= LARGEST:
             raise ValueError(
                 f"the network was trained on images of shape {list(shape)}, but files become square images with three "
-                "channels"
+                f"channels, of 1 to {LARGEST:,} pixels"
             )
         self.image_size = shape[1]
         self.device = torch.device(device)
@@ -173,8 +185,83 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size)."""
-        return self.classifier.infer(images.to(self.device)).float().softmax(1).cpu()
+        """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size).
+
+        Raises ValueError if the network gives another number of classes than the checkpoint names.
+        """
+        logits = self.classifier.infer(images.to(self.device))
+        if logits.shape != (len(images), len(self.class_names)):
+            raise ValueError(
+                f"the network gives {list(logits.shape)} for {len(images)} images, but the checkpoint names "
+                f"{len(self.class_names)} classes"
+            )
+        return logits.float().softmax(1).cpu()
+
+
+class Ensemble(Predictor):
+    """Averages the probabilities of several predictors.
+
+    Its `classifier` is that of the first one.
+
+    Raises:
+        ValueError: if they differ in their classes or in the size of their images.
+    """
+
+    def __init__(self, members: Mapping[str, Predictor]) -> None:
+        (first, predictor), *others = members.items()
+        super().__init__(predictor.classifier, predictor.device)
+        self.members = list(members.values())
+        for name, other in others:
+            for fact in ("class_names", "image_size"):
+                if getattr(other, fact) != getattr(predictor, fact):
+                    raise ValueError(
+                        f"{name} and {first} differ in their {fact}: only checkpoints of the same classes, in the same "
+                        "order, and of one image size can be averaged"
+                    )
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        return torch.stack([member.probabilities(images) for member in self.members]).mean(0)
+
+
+def load_several(
+    paths: Sequence[str | os.PathLike[str]],
+    device: torch.device | str | None = None,
+    trust: str | Sequence[str] = (),
+) -> Predictor:
+    """One predictor from one checkpoint or several, whose probabilities it averages.
+
+    Args:
+        paths: checkpoints; a folder stands for the best checkpoint of each run in it, such as that of a study.
+        device, trust: see `load`.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load`; for a folder without checkpoints; for none at all.
+    """
+    files = [file for path in paths for file in checkpoints_in(Path(path))]
+    members = {str(file): load(file, device, trust) for file in files}
+    if not members:
+        raise ValueError("no checkpoint is given: give one or more, such as best.ckpt")
+    return Ensemble(members) if len(members) > 1 else next(iter(members.values()))
+
+
+def checkpoints_in(path: Path) -> list[Path]:
+    """The file itself; of a folder the best checkpoint (without validation the last) of each run in it.
+
+    Of runs that share a name, such as the tries of one fold, only the newest counts.
+
+    Raises:
+        FileNotFoundError: if the folder has no checkpoints.
+    """
+    if not path.is_dir():
+        return [path]
+    newest: dict[Path, Path] = {}  # by the folder of the runs of one name
+    for folder in sorted(path.rglob("checkpoints")):
+        found = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+        if found:
+            newest[path if folder.parent == path else folder.parent.parent] = found
+    if not newest:
+        raise FileNotFoundError(f"{path} holds no checkpoints: give a file, a run, or the folder of a study")
+    return list(newest.values())
 
 
 def load(

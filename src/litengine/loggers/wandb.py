@@ -192,7 +192,10 @@ class Wandb(WandbLogger):
         self._evaluated_step = step
         if step is not None:
             with self._guard("evaluate_at"):
-                self._summary = {**_summary(self._run or self.experiment, "val/"), **self._summary}
+                run = self._run or self.experiment
+                self._summary = {**_summary(run, "val/"), **self._summary}
+                for name in self._summary:
+                    run.define_metric(name, summary="none")
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
@@ -241,7 +244,7 @@ class Wandb(WandbLogger):
             return
         error = sys.exc_info()[1]
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        if code == 128 + signal.SIGTERM and self._run.sweep_id:
+        if code == 128 + signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ:
             code = 0
         elif code == 128 + signal.SIGINT or isinstance(error, KeyboardInterrupt):
             code = 255
@@ -255,7 +258,7 @@ class Wandb(WandbLogger):
         """Ends the run, waiting for at most 30 s for what is still to be uploaded. Logging again continues it.
 
         Args:
-            exit_code: 0 marks it finished, others failed; None: the exit code of the process, as W&B sees it.
+            exit_code: 0 marks it finished, others failed; None: 1 after an uncaught exception, else 0.
         """
         if self._run is None or self.lost:
             return
@@ -263,6 +266,8 @@ class Wandb(WandbLogger):
 
         with self._guard("ending the run", fatal=True):
             if wandb.run is not None:  # else the user has ended it
+                if exit_code is None:
+                    exit_code = int(hasattr(sys, "last_value"))
                 self._run.unwatch()
                 self._run.summary.update(self._summary)
                 if reason := self._finish(exit_code):
@@ -378,7 +383,8 @@ class Wandb(WandbLogger):
         if _recording is not None and _recording is not self:
             _recording.close()
         ours = None if _recording is None else _recording._run
-        if wandb.run is not None and wandb.run is not ours:  # the user's own, as in a function that wandb.agent calls
+        # the user's own run, as in a function that wandb.agent calls
+        if wandb.run is not None and wandb.run is not ours and not wandb.run.disabled:
             self._run, self._status = wandb.run, "records into the run that is open already"
             return
         Path(self._arguments["dir"], "wandb").mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,7 @@ def render(
     curves: Sequence[dict[str, str]] = (),
     facts: Mapping[str, str] | None = None,
     config: str = "",
+    uncalibrated: Results | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -64,6 +65,7 @@ def render(
         curves: rows of the run's metrics.csv.
         facts: what else to say of the run, by its name.
         config: the run's settings.
+        uncalibrated: with the confidences before the temperature of the checkpoint, if it has one.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
@@ -85,6 +87,7 @@ def render(
         per_class=results.worst_classes(MOST_ROWS),
         reliability=_svg(pictures.reliability(results)),
         calibration=results.metrics["ece"],
+        before=uncalibrated and (uncalibrated.metrics["ece"], _svg(pictures.reliability(uncalibrated))),
         curves=[(CURVES[name], svg) for name in CURVES if (svg := _svg(pictures.learning_curve(curves, name)))],
         facts=(facts or {}).items(),
         config=config,

@@ -52,15 +52,22 @@ class Child:
         run_dir = self.run_dir
         if run_dir is None or read_state(run_dir) != "finished":
             place = ["--runs", str(self.folder.parent), "--name", self.name, "--resume", "auto"]
+            place.append("--checkpoints.link_best=false")  # the study links its best at the end
             return [*project.command(), "fit", *self.fit, *place, f"--test_after_fit={str(self.test).lower()}"]
         if not self.test or read_test(run_dir):
             return None
-        best, last = (run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
         settings = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
         trainer = json.dumps({"trainer": settings["trainer"]})  # a checkpoint holds the other settings
         trust = ["--trust", *settings["trust"]] if settings["trust"] else []
-        checkpoint = str(best if best.is_file() else last)
-        return [*project.command(), "test", "--config", trainer, "--ckpt_path", checkpoint, *trust]
+        return [*project.command(), "test", "--config", trainer, "--ckpt_path", str(self.checkpoint), *trust]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The best checkpoint of the run, or without validation the last; None before there is a run."""
+        if self.run_dir is None:
+            return None
+        best, last = (self.run_dir / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+        return best if best.is_file() else last
 
     def poll(self) -> int | None:
         """Starts the run at the first call. Returns its exit code, 0 if nothing was left to do, None while it runs."""

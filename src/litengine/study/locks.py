@@ -1,8 +1,11 @@
 """File locks that end with the process that holds them, even if it is killed."""
 
-import fcntl
 import os
+import sys
 from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
 
 
 def take(path: Path) -> int | None:
@@ -14,6 +17,8 @@ def take(path: Path) -> int | None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    if sys.platform == "win32":  # has no such locks: one study at a time is up to the user
+        return descriptor
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from litengine.files import relative
+from litengine.files import link, relative, write_whole
 from litengine.study.child import Child
 from litengine.study.options import Options
 from litengine.study.results import read_result
 from litengine.study.settings import directory_of, record, recordable, resolve
 from litengine.study.tables import Row, print_table, print_text, write_csv
 from litengine.study.workers import Workers
+from litengine.training.run_directory import VALIDATION
 
+OUT_OF_FOLD = "out_of_fold.csv"
 NOTES = {
     "folds": "The folds differ in the images held out for validation. They share most of their training images, so the "
     "interval is a guide and rather too narrow.",
@@ -50,8 +52,20 @@ def repeat(options: Options) -> int | None:
     metrics = [*dict.fromkeys(["val/acc", monitor, "test/acc"])]
     stopped_by = train(children, options.workers, metrics)
     if stopped_by is None:
-        _report(directory, [_row(child, metrics) for child in children], metrics, "folds" if options.folds else "seeds")
+        rows = [_row(child, metrics) for child in children]
+        _report(directory, rows, metrics, "folds" if options.folds else "seeds")
+        if options.seeds:
+            _link_best(children, [row.get(monitor, math.nan) for row in rows], settings["checkpoints"]["mode"] == "min")
     return stopped_by
+
+
+def _link_best(children: list[Child], scores: list[float], lower_is_better: bool) -> None:
+    """Links `best.ckpt` in the working directory to the checkpoint of the best run."""
+    known = {score: child for score, child in zip(scores, children, strict=True) if math.isfinite(score)}
+    if known:
+        best = known[min(known) if lower_is_better else max(known)]
+        if best.checkpoint and link(best.checkpoint, "best.ckpt"):
+            print_text(f"best.ckpt links to {relative(best.checkpoint)}")
 
 
 def run_options(options: Options) -> dict[str, list[str]]:
@@ -115,7 +129,27 @@ def _report(directory: Path, rows: list[Row], metrics: list[str], kind: str) -> 
         print_text(f"{metric} {mean:.4f}{interval} ({len(rows)} {kind})")
     print_text(NOTES[kind])
     save_runs(directory / "study.png", rows, summaries)
-    print_text(f"written: {relative(directory / 'study.csv')}, {relative(directory / 'study.png')}")
+    written = ["study.csv", "study.png"]
+    if kind == "folds" and (predictions := out_of_fold([directory / row["directory"] for row in rows])):
+        write_whole(directory / OUT_OF_FOLD, predictions)
+        written.append(OUT_OF_FOLD)
+    print_text(f"written: {', '.join(relative(directory / name) for name in written)}")
+
+
+def out_of_fold(runs: Sequence[Path]) -> str:
+    """The validation.csv of all folds as one table, with a column `fold`; empty if a run has none.
+
+    It holds the prediction of each training image by the network that was not trained on it.
+    """
+    lines: list[str] = []
+    for fold, run in enumerate(runs):
+        path = run / VALIDATION
+        if not path.is_file():
+            return ""
+        header, *rows = path.read_text("utf-8").splitlines()
+        lines += [] if lines else [f"fold,{header}"]
+        lines += [f"{fold},{row}" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def summarize(values: Sequence[float]) -> Summary:

@@ -1,6 +1,7 @@
 """What happens beside training, one concern a file."""
 
 from litengine.training.batch_picture import BatchPicture
+from litengine.training.calibration import FitTemperature
 from litengine.training.checkpoints import Checkpoints
 from litengine.training.config_record import RecordConfig, as_settings
 from litengine.training.console import Console
@@ -19,6 +20,7 @@ __all__ = [
     "Console",
     "DrawCurves",
     "ExactResume",
+    "FitTemperature",
     "LoggerSteps",
     "ProgressBar",
     "RecordConfig",

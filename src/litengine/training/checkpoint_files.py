@@ -95,7 +95,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: if it is damaged, holds code, or is not a checkpoint of this project.
     """
     content = _load(path, map_location="cpu", mmap=True)
-    if not isinstance(content, dict) or "config" not in content or "data" not in content:
+    if not isinstance(content, dict) or "config" not in content or not isinstance(content.get("data"), dict):
         raise ValueError(f"{path} is not a checkpoint of this project: it carries no config")
     return content
 

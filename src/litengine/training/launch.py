@@ -13,7 +13,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 PATIENCE = timedelta(minutes=30)  # as torch has for a group; the first process may prepare the data first
-_INHERITED = "LITCNN_AGREED"  # from the first process to those that Lightning starts
+_INHERITED = "LITENGINE_AGREED"  # from the first process to those that Lightning starts
 
 
 def cluster() -> ClusterEnvironment | None:

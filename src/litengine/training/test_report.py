@@ -4,6 +4,7 @@ import csv
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ class WriteReport(Callback):
         self._batches: list[tuple[Tensor, ...]] = []
         self._indices: list[int] = []
         self._results: Results | None = None
+        self._uncalibrated: Results | None = None  # if the checkpoint has a temperature
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches, self._results = [], None
+        self._batches, self._results, self._uncalibrated = [], None, None
 
     def on_test_batch_end(
         self,
@@ -57,16 +59,19 @@ class WriteReport(Callback):
         loader: Any = trainer.test_dataloaders
         indices = torch.from_numpy(loader.chosen(loader.order(0), batch_idx))
         # these few numbers stay on the device: fetching them would wait for it at every step
-        self._batches.append((indices, batch[1], *ranked(outputs)))
+        uncalibrated = (outputs.log() * pl_module.temperature).softmax(1).amax(1, keepdim=True)
+        self._batches.append((indices, batch[1], *ranked(outputs), uncalibrated))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._batches:  # trainer.limit_test_batches is 0
             return
         collected = [of_all_processes(torch.cat(parts), trainer) for parts in zip(*self._batches, strict=True)]
-        indices, labels, ranking, probabilities = in_order(*collected)
+        indices, labels, ranking, probabilities, uncalibrated = in_order(*collected)
         names: Any = pl_module.class_names
         self._batches, self._indices = [], indices.tolist()
         self._results = Results(labels, ranking, probabilities, names)
+        if pl_module.temperature != 1:
+            self._uncalibrated = replace(self._results, probabilities=uncalibrated)
         of_module: Any = pl_module.metrics
         new = {f"test/{name}": value for name, value in self._results.metrics.items() if name != "acc"}
         new = {name: value for name, value in new.items() if name not in of_module["test"]}
@@ -115,6 +120,7 @@ class WriteReport(Callback):
             _metrics_csv(folder.parent),
             self._facts(trainer, results),
             _settings(trainer, folder.parent),
+            self._uncalibrated,
         )
         write_whole(folder / "index.html", html.encode("utf-8", "replace"))
         print_line(f"report: {relative(folder / 'index.html')}")

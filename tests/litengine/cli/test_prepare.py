@@ -33,7 +33,7 @@ def test_it_fills_the_cache_and_says_where_and_how_much(capsys, monkeypatch):
         "ImageFolder: train 32, val 4, test 4 images of 3x8x8, 2 classes",
         f"ready: {cache}, {size:.1f} MB (… s)",
     ]
-    monkeypatch.setattr("litengine.data.sources.folder.decode_files", None)
+    monkeypatch.setattr("litengine.data.sources.folder.decode_batches", None)
     again = ImageFolder("pictures", image_size=8)
     again.prepare()
     assert again.load("train").images.shape == (36, 3, 8, 8)

@@ -1,7 +1,6 @@
 """The verb `predict`: its rows against the classifier, its tables and files, and what is refused before the work."""
 
 import csv
-import functools
 import json
 import os
 import re
@@ -18,7 +17,11 @@ from torch import Tensor
 import litengine.inference.predict as module
 from litengine.inference.predictor import Predictor
 
-predict = functools.partial(module.predict, trust=[PACKAGE])
+
+def predict(ckpt_path: str, *arguments: Any, **options: Any) -> None:
+    module.predict([ckpt_path], *arguments, trust=[PACKAGE], **options)
+
+
 NAMES = ["ant", "[red]bee", "Dächs 猫", "dog"]
 NETWORK: dict[str, Any] = {"widths": [4], "hidden": 8, "image_size": 8, "num_classes": 4}
 UNKNOWN = "is not an image of a known format"
@@ -206,7 +209,7 @@ def test_where_no_image_can_be_read_it_fails_and_says_why(capsys: pytest.Capture
         ({"output": "gone/p.csv"}, "cannot write gone/p.csv: there is no folder gone"),
         ({"output": "best.ckpt/p.csv"}, "cannot write best.ckpt/p.csv: there is no folder"),
         ({"output": "folder.csv"}, "output is folder.csv, which is a folder"),
-        ({"top_k": 0}, "top_k is 0: 1 or more is needed"),
+        ({"top_k": -1}, "top_k is -1: 0 or more is needed"),
         ({"batch_size": -1}, "batch_size is -1: 1 or more is needed"),
     ],
 )
@@ -239,3 +242,15 @@ def test_an_interrupted_prediction_leaves_the_older_file(
         predict("best.ckpt", ["pets"], output="p.csv")
     assert Path("p.csv").read_text() == "older"
     assert sorted(os.listdir()) == before
+
+
+def test_top_k_0_has_the_probability_of_every_class() -> None:
+    paths = make_images(3)
+    Path(paths[1]).write_text("no image")
+    predict("best.ckpt", ["pets"], output="p.csv", top_k=0)
+    first, damaged, _ = read_csv()
+    columns = [f"probability_{name}" for name in NAMES]
+    assert list(first) == ["path", "prediction", "confidence", *columns, "error"]
+    expected = load("best.ckpt", device="cpu").predict(paths[0]).probabilities
+    assert [float(first[column]) for column in columns] == pytest.approx(expected.tolist(), abs=2e-6)
+    assert {damaged[column] for column in columns} == {""}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
 from litengine import __version__
-from litengine.inference.predictor import Classifier, Prediction, Predictor, _best_device
+from litengine.inference.predictor import Classifier, Ensemble, Prediction, Predictor, _best_device, load_several
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
@@ -172,14 +172,23 @@ def test_what_is_no_image_is_named(predictor: Predictor, images: Callable[[], An
         predictor.predict(images())
 
 
+def test_a_checkpoint_with_another_number_of_class_names_is_refused(content: dict[str, Any]) -> None:
+    content["data"]["class_names"] = ["only one"]
+    torch.save(content, "named.ckpt")
+    with pytest.raises(ValueError, match="but the checkpoint names 1 classes"):
+        project.load("named.ckpt").predict(pixels(8, 8))
+
+
 def test_a_missing_file_is_named(predictor: Predictor) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no image gone\.png"):
         predictor.predict(["gone.png"])
 
 
-@pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6)])
+@pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6), (3, 0, 0), (3, 5000, 5000)])
 def test_only_square_images_of_three_channels_are_made_from_files(network: nn.Module, shape: tuple[int, ...]) -> None:
-    classifier = Classifier(network, {**FACTS, "image_shape": list(shape), "mean": MEAN, "std": STD})
+    channels = shape[0] if shape else 1
+    facts = {**FACTS, "image_shape": list(shape), "mean": MEAN[:channels], "std": STD[:channels]}
+    classifier = Classifier(network, facts)
     with pytest.raises(ValueError, match=re.escape(f"images of shape {list(shape)}")):
         Predictor(classifier, "cpu")
 
@@ -244,7 +253,7 @@ def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
         (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
         (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
         (lambda c: c["data"].update(class_names=[1, 2, 3]), "are no facts of a classifier"),
-        (lambda c: c.update(data=None), "not subscriptable"),
+        (lambda c: c["data"].update(mean=[0.0, 0.0]), "it has 2 means and 3 deviations for images"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_told(
@@ -329,7 +338,16 @@ def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPa
         "    def __init__(self):\n"
         "        super().__init__(nn.Flatten(), nn.Linear(3072, 10))\n"
     )
-    command = [sys.executable, "-m", PACKAGE, "fit", "--config", str(CONFIGS / "with/debug.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        PACKAGE,
+        "fit",
+        "--config",
+        str(CONFIGS / "with/debug.yaml"),
+        "--checkpoints.link_best",
+        "true",
+    ]
     command += ["--model.network", "linear_net.Net", "--model.optimizer", "torch.optim.SGD"]
     command += ["--model.optimizer.init_args.lr", "0.1", "--data.batch_size", "64", "--trainer.accelerator", "cpu"]
     monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))  # of the programs
@@ -343,3 +361,36 @@ def test_checkpoints_of_two_processes_load_the_same(monkeypatch: pytest.MonkeyPa
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_several_checkpoints_give_the_mean_of_their_probabilities(content: dict[str, Any]) -> None:
+    images = RANDOM.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    for fold, time, names in ((0, "1", ("best", "last")), (0, "2", ("best", "last")), (1, "1", ("last",))):
+        for name in names:
+            content["state_dict"]["network.head.1.bias"] = torch.randn_like(
+                content["state_dict"]["network.head.1.bias"]
+            )
+            folder = Path(f"runs/digits/fold-{fold}/{time}/checkpoints")
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(content, folder / f"{name}.ckpt")
+    used = ["runs/digits/fold-0/2/checkpoints/best.ckpt", "runs/digits/fold-1/1/checkpoints/last.ckpt"]
+    expected = np.mean([[p.probabilities for p in project.load(file).predict(images)] for file in used], axis=0)
+    for paths in (["runs/digits"], used, ["runs/digits/fold-0", used[1]], ["runs/digits/fold-0/2", used[1]]):
+        found = load_several(paths, trust=PACKAGE).predict(images)
+        np.testing.assert_allclose([prediction.probabilities for prediction in found], expected, atol=1e-6)
+    assert not isinstance(load_several(used[:1], trust=PACKAGE), Ensemble)
+
+
+@pytest.mark.parametrize(("fact", "value"), [("class_names", ["bee", "ant", "cat"]), ("image_shape", [3, 16, 16])])
+def test_checkpoints_that_do_not_fit_together_are_refused(content: dict[str, Any], fact: str, value: Any) -> None:
+    torch.save(content, "a.ckpt")
+    content["data"][fact] = value
+    torch.save(content, "b.ckpt")
+    with pytest.raises(ValueError, match=r"b\.ckpt and a\.ckpt differ in their"):
+        load_several(["a.ckpt", "b.ckpt"], trust=PACKAGE)
+
+
+def test_a_folder_without_checkpoints_is_refused() -> None:
+    Path("empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds no checkpoints"):
+        load_several(["empty"])

@@ -69,3 +69,51 @@ def test_other_processes_write_nothing(monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     CSVMetrics(".").log_metrics({"loss": 1.0}, 0)
     assert not Path("metrics.csv").exists()
+
+
+def forget(content: bytes, step: int, caplog: pytest.LogCaptureFixture) -> tuple[list[str], str]:
+    """The steps that are kept of a file with this content, and what is said."""
+    Path("metrics.csv").write_bytes(content)
+    logger = CSVMetrics(".")
+    logger.forget_from(step)
+    logger.log_metrics({"epoch": 9, "loss": 1.0}, 99)  # the file can be continued
+    assert rows()[-1]["step"] == "99"
+    return [row["step"] for row in rows()[:-1]], caplog.text
+
+
+GOOD = b"epoch,step,loss\n0,0,0.5\n0,1,0.25\n0,2,0.125\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "damaged"),
+    [
+        (GOOD, ["0", "1"], 0),
+        (GOOD[:-3], ["0", "1"], 1),  # cut within a number, which is then another number
+        (GOOD[:-9], ["0", "1"], 1),
+        (GOOD.replace(b"0.5", b'0"5'), ["1"], 1),
+        (GOOD.replace(b"0.25", b"\xff\x00.2"), ["0"], 1),
+        (GOOD.replace(b"0,1,", b"0,"), ["0"], 1),
+        (GOOD.replace(b"step", b"st\xffp"), [], 4),
+        (GOOD[:11], [], 1),
+    ],
+)
+def test_a_damaged_file_keeps_its_intact_rows(
+    content: bytes, kept: list[str], damaged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps, said = forget(content, 2, caplog)
+    assert steps == kept
+    assert said.count("\n") == (damaged > 0) and (f"is damaged: {damaged} line" in said) == (damaged > 0)
+
+
+def test_a_missing_file_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    CSVMetrics(".").forget_from(5)
+    assert "metrics.csv is missing: the metrics before step 5 are lost" in caplog.text
+
+
+def test_an_evaluation_is_at_the_step_of_its_checkpoint_and_is_kept() -> None:
+    logger = CSVMetrics(".")
+    logger.log_metrics({"epoch": 0, "loss": 1.0}, 9)
+    logger.evaluate_at(10)
+    logger.log_metrics({"epoch": 0, "test/acc": 0.5}, 0)
+    logger.forget_from(10)
+    assert [list(row.values()) for row in rows()] == [["0", "9", "1", ""], ["", "10", "", "0.5"]]

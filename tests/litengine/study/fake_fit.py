@@ -32,7 +32,8 @@ def resolved(given: dict[str, str]) -> dict[str, Any]:
         "seed_everything": 0, "trainer.max_epochs": 4, "trainer.accelerator": "auto", "data.folds": None,
         "data.fold": 0, "data.source.class_path": "litengine.data.Digits", "model.x": 0.5, "model.kind": "a",
         "model.widths": [8], "model.pause": 0.0, "model.fail": False, "model.crash": False,
-        "checkpoints.monitor": "val/acc", "checkpoints.mode": "max", "trust": [], "test_after_fit": False,
+        "checkpoints.monitor": "val/acc", "checkpoints.mode": "max",
+        "checkpoints.link_best": True, "trust": [], "test_after_fit": False,
         "name": None, "runs": "runs", "resume": None, "config": None,
     }  # fmt: skip
     settings: dict[str, Any] = {}

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from studies import kill_with_children, rows, trained, wait_for
 
-from litengine.study.repeat import summarize
+from litengine.study.repeat import out_of_fold, summarize
 from litengine.training.run_directory import read_state
 
 FOLDS = ["--folds", "3"]
@@ -129,3 +129,13 @@ def test_the_interval_contains_the_true_mean_in_95_of_100_studies():
     random = np.random.default_rng(0)
     summaries = [summarize(random.normal(0.5, 0.1, 5).tolist()) for _ in range(2000)]
     assert np.mean([s.low <= 0.5 <= s.high for s in summaries]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_validation_images_of_all_folds_make_one_table(tmp_path):
+    for fold in range(2):
+        folder = tmp_path / f"fold-{fold}"
+        folder.mkdir()
+        (folder / "validation.csv").write_text(f"image,label\n{fold},a\n{fold + 2},b\n")
+    runs = [tmp_path / "fold-0", tmp_path / "fold-1"]
+    assert out_of_fold(runs) == "fold,image,label\n0,0,a\n0,2,b\n1,1,a\n1,3,b\n"
+    assert out_of_fold([*runs, tmp_path]) == ""

@@ -48,3 +48,52 @@ def test_run_dir_of_a_checkpoint_is_found_through_links(tmp_path):
     assert run.run_dir_of("best.ckpt") == run.run_dir_of(str(best)) == run.run_dir_of(last) == directory
     Path("stranger.ckpt").touch()
     assert run.run_dir_of("stranger.ckpt") is None
+
+
+SETTINGS = {"trainer": {}}
+
+
+def test_a_bad_state_file_stops_nothing_and_counts_as_unfinished():
+    good, bad = run.new_run_dir("runs", "a", SETTINGS), run.new_run_dir("runs", "b", SETTINGS)
+    run.write_state(good, "finished")
+    for content in ("", '{"sta', "[]", "\0"):
+        (bad / "state.json").write_text(content)
+        assert run.read_state(bad) == "running" and run.find("last", "runs") == bad
+    (bad / "config.yaml").unlink()
+    assert run.find("last", "runs") == good  # without a config it is no run
+
+
+@pytest.mark.parametrize("name", ["lr[0.1]", "a*b", "?", "-x", "a b", ".hidden", "größe"])
+def test_a_name_that_a_fit_accepts_is_found(name):
+    directory = run.new_run_dir("runs", name, SETTINGS)
+    assert run.find("auto", "runs", name) == run.find("last", "runs") == directory
+    assert run.find("auto", "runs", "other") is None
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "exp/a", "a\\b", "a\nb", "a" * 201])
+def test_other_names_are_refused(name):
+    with pytest.raises(ValueError, match="choose a name of 1 to 200 printable characters"):
+        run.new_run_dir("runs", name)
+
+
+def test_a_given_directory_that_holds_a_run_is_refused():
+    run.new_run_dir("runs", "a", SETTINGS, given="out")
+    with pytest.raises(ValueError, match="trainer.default_root_dir out holds a run"):
+        run.new_run_dir("runs", "a", SETTINGS, given="out")
+
+
+def test_best_belongs_to_the_run_that_started_last():
+    for name in ("first", "second"):
+        directory = run.new_run_dir("runs", name, SETTINGS)
+        (directory / "checkpoints").mkdir()
+        (directory / "checkpoints/best.ckpt").touch()
+        assert run.link_best(directory / "checkpoints/best.ckpt")
+    (first,) = Path("runs/first").glob("*/checkpoints/best.ckpt")
+    assert not run.link_best(first.absolute())
+    assert Path("best.ckpt").resolve() == directory / "checkpoints/best.ckpt"
+
+
+def test_a_fit_that_never_trained_leaves_nothing():
+    directory = run.new_run_dir("runs", "a", SETTINGS)
+    run.discard(directory)
+    assert not Path("runs").exists()

@@ -6,11 +6,13 @@ from .digits import Digits
 from .folder import ImageFolder
 from .shards import Shards
 from .stream import Stream
+from .table import CSV
 from .torch_dataset import TorchDataset
 
 __all__ = [
     "CIFAR10",
     "CIFAR100",
+    "CSV",
     "Arrays",
     "Digits",
     "ImageFolder",

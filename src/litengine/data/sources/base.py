@@ -19,6 +19,7 @@ class Arrays(NamedTuple):
         images: uint8 (N, C, H, W), values 0..255; in memory, memory-mapped, or in shards.
         labels: int64 (N,), indices into the source's `class_names`.
         paths: the file of each image, in the same order, if images are files.
+        groups: int64 (N,): images of one group must not lie in two splits; None if each may.
         statistics: mean and standard deviation of each channel over all images, in units of 0..1, if known.
     """
 
@@ -26,6 +27,7 @@ class Arrays(NamedTuple):
     labels: torch.Tensor
     paths: Sequence[str] | None = None
     statistics: tuple[list[float], list[float]] | None = None
+    groups: torch.Tensor | None = None
 
 
 class Source(ABC):

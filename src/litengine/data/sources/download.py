@@ -52,7 +52,7 @@ def download(url: str, target: Path, md5: str, remedy: str) -> None:
 
 
 def _fetch(url: str, partial: Path) -> None:
-    request = urllib.request.Request(url, headers={"User-Agent": "litcnn"})
+    request = urllib.request.Request(url, headers={"User-Agent": "litengine"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, partial.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
         received = 0

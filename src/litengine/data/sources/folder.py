@@ -5,11 +5,11 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -46,14 +46,14 @@ class ImageFolder(Source):
         root: the folder. With train/ in it, val/ and test/ are optional, and the class names are those of train/.
         image_size: height and width of every image, in pixels.
         test_fraction: the part of each class that becomes the test split if the root has no splits; always the same
-            images. 0 for none.
+            images. 0 for none; 1 for all, to test a whole folder with a checkpoint.
         skip_damaged: leave out files that cannot be decoded or are no images, instead of stopping.
         cache_dir: where the decoded arrays are kept.
         grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits. By default 65535, and
             images that look as if they had fewer bits, and floats, are refused.
     """
 
-    file_arguments = ("root", "cache_dir")
+    file_arguments: ClassVar[tuple[str, ...]] = ("root", "cache_dir")
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class ImageFolder(Source):
         grey_max: float | None = None,
     ) -> None:
         check_image_size(image_size)
-        if not 0 <= test_fraction < 1:
-            raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose 0 or more and less than 1.")
+        if not 0 <= test_fraction <= 1:
+            raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose a number from 0 to 1.")
         if grey_max is not None and not grey_max > 0:
             raise ValueError(f"grey_max {grey_max} is not a grey value: choose more than 0, for example 4095.")
-        self.root = Path(root).expanduser()
+        self.root = self.origin = Path(root).expanduser()
         self.image_size = image_size
         self.test_fraction = test_fraction
         self.skip_damaged = skip_damaged
@@ -91,7 +91,7 @@ class ImageFolder(Source):
         Raises ValueError if the layout of the folder is not understood, if files are damaged (all in one message), or
         if the folder changes meanwhile; OSError if the cache cannot be written. Nothing half written remains.
         """
-        mark = fingerprint(self.root)
+        mark = self._fingerprint()
         slot, key = self._name(mark)
         if self._ready is not None and self._ready[0].name == f"{slot}-{key}":
             return
@@ -107,7 +107,7 @@ class ImageFolder(Source):
         index = json.loads((directory / "index.json").read_text())
         self._refuse_damaged(index["damaged"])
         for words, count in index["notes"].items():
-            log.warning("%s: %d %s", self.root, count, words)
+            log.warning("%s: %d %s", self.origin, count, words)
         self._ready = (directory, index)
 
     def load(self, split: Split) -> Arrays | None:
@@ -120,7 +120,7 @@ class ImageFolder(Source):
             images = map_array(directory / f"{split}.pixels", (len(rows), *self.image_shape))
         except FileNotFoundError as error:
             raise ValueError(
-                f"{self.root} has changed, and another run prepared it anew: this run's cache {directory} is gone."
+                f"{self.origin} has changed, and another run prepared it anew: this run's cache {directory} is gone."
             ) from error
         return Arrays(images, torch.from_numpy(rows["label"].astype(np.int64)), _Paths(rows["path"], self.root))
 
@@ -129,41 +129,57 @@ class ImageFolder(Source):
 
     def _name(self, mark: str) -> tuple[str, str]:
         """The cache's slot (this folder with these settings) and key (these files)."""
-        settings = f"{self.root.resolve()}\0{self.image_size}\0{self.test_fraction}\0{self.grey_max}"
+        origin = self.origin.resolve()
+        settings = f"{origin}\0{self.image_size}\0{self.test_fraction}\0{self.grey_max}"
         slot = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         key = hashlib.sha256(f"{FORMAT}\0{mark}".encode()).hexdigest()[:16]
-        return f"{self.root.resolve().name}-{slot}", key
+        return f"{origin.name}-{slot}", key
 
     def _open(self) -> tuple[Path, dict[str, Any]]:
         """The cache directory and its index; another process may have prepared them."""
         if self._ready is None:
-            directory = self.cache_dir / "-".join(self._name(fingerprint(self.root)))
+            directory = self.cache_dir / "-".join(self._name(self._fingerprint()))
             if not is_intact(directory):
-                raise ValueError(f"The images of {self.root} are not in {self.cache_dir}: call prepare() first.")
+                raise ValueError(f"The images of {self.origin} are not in {self.cache_dir}: call prepare() first.")
             self._ready = (directory, json.loads((directory / "index.json").read_text()))
         return self._ready
 
+    def _fingerprint(self) -> str:
+        """Changes with the files."""
+        return fingerprint(self.root)
+
+    def _scan(self) -> Tree:
+        return scan(self.root)
+
+    def _unit(self, item: Item) -> str:
+        """Images of one unit stay in one split."""
+        return item.path
+
     def _write(self, mark: str, directory: Path, earlier: list[Path]) -> None:
         """Fill the cache: <split>.pixels, <split>.npy with one row an image, and index.json."""
-        tree = scan(self.root)
+        tree = self._scan()
         splits = dict(tree.splits)
-        if not tree.has_splits and self.test_fraction > 0:
-            splits["train"], splits["test"] = _cut_off_test(tree, self.test_fraction)
+        if not tree.has_splits and self.test_fraction == 1:
+            splits = {"test": splits["train"]}
+        elif not tree.has_splits and self.test_fraction > 0:
+            splits["train"], splits["test"] = _cut_off_test(tree, self.test_fraction, self._unit)
         count = sum(map(len, splits.values()))
         if shutil.disk_usage(directory).free < count * 3 * self.image_size**2:
             raise OSError(errno.ENOSPC, f"{count:,} images need {count * 3 * self.image_size**2 / 1e9:.1f} GB")
         known = self._known(earlier)
         damaged = list(tree.bad)
         rows = {split: self._write_split(directory / split, items, known, damaged) for split, items in splits.items()}
-        if fingerprint(self.root) != mark:
-            raise ValueError(f"{self.root} changed while its images were read: run it again once it is at rest.")
+        if self._fingerprint() != mark:
+            raise ValueError(f"{self.origin} changed while its images were read: run it again once it is at rest.")
         self._refuse_damaged(damaged)
         for label, name in enumerate(tree.class_names):
-            if label not in rows["train"]["label"]:
-                raise ValueError(f"No image of the class {name!r} in {self.root} can be decoded: repair or remove it.")
+            if "train" in rows and label not in rows["train"]["label"]:
+                raise ValueError(
+                    f"No training image of the class {name!r} in {self.origin} can be decoded: repair or remove it."
+                )
         for split in rows:
             if not len(rows[split]):
-                raise ValueError(f"No image of {self.root / split} can be decoded: repair or remove it.")
+                raise ValueError(f"No {split} image of {self.origin} can be decoded: repair or remove it.")
         notes = {"damaged files are left out": len(damaged), **_duplicates(rows)}
         if tree.passed_over:
             notes[f"entries are no images and are passed over, such as {tree.passed_over[0]}"] = len(tree.passed_over)
@@ -178,7 +194,7 @@ class ImageFolder(Source):
         with (
             # not mapped: a full disk is then an OSError, and not a SIGBUS that kills the process
             target.with_name(f"{target.name}.pixels").open("wb", buffering=2**20) as file,
-            progress_bar(f"Decoding {self.root.name} ({target.name})", len(new)) as advance,
+            progress_bar(f"Decoding {self.origin.name} ({target.name})", len(new)) as advance,
             closing(decode_batches(new, self.image_size, grey_max=self.grey_max)) as batches,
         ):
             decoded = (one for images, problems in batches for one in zip(images, problems, strict=True))
@@ -221,7 +237,7 @@ class ImageFolder(Source):
             more = [f"… and {len(damaged) - LISTED} more"] if len(damaged) > LISTED else []
             listed = "\n".join(f"  {line}" for line in [*damaged[:LISTED], *more])
             raise ValueError(
-                f"{self.root} holds {len(damaged)} files that are damaged or no images:\n{listed}\nRepair or remove "
+                f"{self.origin} holds {len(damaged)} files that are damaged or no images:\n{listed}\nRepair or remove "
                 "them, or set `skip_damaged: true` to leave them out."
             )
 
@@ -254,21 +270,26 @@ def _duplicates(rows: dict[str, np.ndarray]) -> dict[str, int]:
         if split in digests and other in digests:
             found = np.isin(digests[split], digests[other]).sum()
             counts[f"images of {split} have the same pixels as images of {other}"] = int(found)
-    repeated = len(digests["train"]) - len(np.unique(digests["train"]))
-    return {**counts, "images of train have the same pixels as others of train": repeated}
+    if "train" in digests:
+        repeated = len(digests["train"]) - len(np.unique(digests["train"]))
+        counts["images of train have the same pixels as others of train"] = repeated
+    return counts
 
 
-def _cut_off_test(tree: Tree, fraction: float) -> tuple[list[Item], list[Item]]:
-    """(train, test): of each class the `fraction` whose paths have the smallest hash; one at least, never all.
+def _cut_off_test(tree: Tree, fraction: float, unit: Callable[[Item], str]) -> tuple[list[Item], list[Item]]:
+    """(train, test): of each class the `fraction` of units with the smallest hash; one at least, never all.
 
     By hash and not by a shuffle, so that images added later move almost none between the splits.
     """
-    classes: list[list[Item]] = [[] for _ in tree.class_names]
+    first_label: dict[str, int] = {}  # of each unit
     for item in tree.splits["train"]:
-        classes[item.label].append(item)
-    chosen: set[Item] = set()
-    for items in classes:
-        by_hash = sorted(items, key=lambda item: hashlib.sha256(item.path.encode("utf-8", "surrogateescape")).digest())
-        chosen.update(by_hash[: min(max(1, round(fraction * len(items))), len(items) - 1)])
-    train = [item for item in tree.splits["train"] if item not in chosen]
-    return train, [item for item in tree.splits["train"] if item in chosen]
+        first_label.setdefault(unit(item), item.label)
+    classes: list[list[str]] = [[] for _ in tree.class_names]
+    for name, label in first_label.items():
+        classes[label].append(name)
+    chosen: set[str] = set()
+    for names in classes:
+        by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
+        chosen.update(by_hash[: min(max(1, round(fraction * len(names))), len(names) - 1)])
+    train = [item for item in tree.splits["train"] if unit(item) not in chosen]
+    return train, [item for item in tree.splits["train"] if unit(item) in chosen]

@@ -171,7 +171,7 @@ def _bucket(to: str) -> Iterator[Target]:
             client.upload_file(str(file), bucket, f"{prefix}/{folder.name}/{file.name}")
             file.unlink()
 
-    with tempfile.TemporaryDirectory(prefix="litcnn-") as folder:
+    with tempfile.TemporaryDirectory(prefix="litengine-") as folder:
         try:
             found = None
             try:

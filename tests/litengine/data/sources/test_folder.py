@@ -273,7 +273,7 @@ def test_grey_of_twelve_bits_needs_its_maximum(root, caplog):
 def test_a_class_without_one_good_image_is_an_error(root):
     for path in (root / "dog").iterdir():
         path.write_text("not a picture")
-    with pytest.raises(ValueError, match="No image of the class 'dog'"):
+    with pytest.raises(ValueError, match="No training image of the class 'dog'"):
         source_of(root, skip_damaged=True).prepare()
     assert caches(root) == {}
 
@@ -310,7 +310,7 @@ def test_a_cache_dir_that_is_a_file(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("image_size", 0), ("test_fraction", 1.0), ("test_fraction", -0.1), ("grey_max", 0)]
+    ("name", "value"), [("image_size", 0), ("test_fraction", 1.1), ("test_fraction", -0.1), ("grey_max", 0)]
 )
 def test_settings_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} {value} is not a"):
@@ -353,3 +353,10 @@ def test_paths_keep_their_bytes(root):
     assert paths[-1] == str(root / "dog" / "19.png") and paths[1:3] == [paths[1], paths[2]]
     with pytest.raises(IndexError):
         paths[63]
+
+
+def test_a_whole_folder_can_be_the_test_split(root):
+    source = source_of(root, test_fraction=1)
+    source.prepare()
+    assert source.load("train") is None
+    assert source.load("test").labels.bincount().tolist() == [40, 20]
