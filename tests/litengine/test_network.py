@@ -147,7 +147,9 @@ def test_losses_of_auxiliary_heads_are_added_with_their_weights():
     outputs = model.network.train()(model.normalize(images))
     losses = [F.cross_entropy(logits, labels) for logits in outputs]
     model.count = lambda *_: None
-    assert model.training_step((images, labels), 0) == pytest.approx(losses[0] + 0.3 * (losses[1] + losses[2]))
+    assert model.training_step((images, labels), 0).item() == pytest.approx(
+        (losses[0] + 0.3 * (losses[1] + losses[2])).item()
+    )
 
 
 def test_pretrained_weights_come_from_their_file_and_are_needed_once(monkeypatch, tmp_path, capsys):

@@ -282,7 +282,9 @@ def load(
     content = read_for_prediction(path, [trust] if isinstance(trust, str) else trust)
     try:
         classifier = Classifier(build_network(content["network"]), content["data"])
-        weights = {name: value for name, value in content["state_dict"].items() if name.startswith("network.")}
+        weights = classifier.state_dict()  # with the versions of its parts, which a plain dict lacks
+        weights.clear()
+        weights.update((name, value) for name, value in content["state_dict"].items() if name.startswith("network."))
         classifier.load_state_dict(weights)
     # of torch, and whatever network it is
     except (AssertionError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:

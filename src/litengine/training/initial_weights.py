@@ -46,7 +46,8 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
             f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
             f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
         )
-    network.load_state_dict(fitting, strict=False)
+    ours.update(fitting)  # `ours` has the versions of the network's parts
+    network.load_state_dict(ours)
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
 
 
