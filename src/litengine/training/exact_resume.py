@@ -57,6 +57,7 @@ class ExactResume(Callback):
             if isinstance(callback, callbacks.GradientAccumulationScheduler):  # acts at the start of an epoch only
                 trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
         if self._loaded is not None:
+            begun_before = True
             self._restore(self._loaded, trainer, pl_module)
             self._loaded = None
         for logger in trainer.loggers if begun_before else ():

@@ -8,6 +8,7 @@ import torch
 from report_examples import ODD, named, results
 from rich.console import Console
 
+from litengine.files import visible
 from litengine.report import Results, tables
 
 
@@ -70,6 +71,7 @@ def test_predictions_csv_holds_every_image():
     images = [f'odd, "name"\n{number}\udcff.png' for number in range(len(ours.labels))]
     rows = list(csv.DictReader(io.StringIO(tables.predictions_csv(ours, images), newline="")))
     assert [row["image"] for row in rows] == [f'odd, "name"\\n{number}\\xff.png' for number in range(len(images))]
-    assert [row["label"] for row in rows] == [ours.class_names[label] for label in ours.labels.tolist()]
-    assert [row["prediction"] for row in rows] == [ours.class_names[label] for label in ours.predictions.tolist()]
+    assert [row["label"] for row in rows] == [visible(ours.class_names[label]) for label in ours.labels.tolist()]
+    predicted = [visible(ours.class_names[label]) for label in ours.predictions.tolist()]
+    assert [row["prediction"] for row in rows] == predicted
     assert [float(row["confidence"]) for row in rows] == pytest.approx(ours.confidences.tolist(), abs=1e-6)
