@@ -129,7 +129,8 @@ torch.nn.Linear.forward torch.nn.ReLU.__init__ torch.nn.utils.stateless.function
 torch.nn.functional.os.system torch.nn.utils._deprecation_utils.lazy_deprecated_import
 torch.nn.attention._fa4.register_flash_attention_fa4 torchvision.models._utils.IntermediateLayerGetter
 torchvision.models.list_models torchvision.datasets.LSUN torchvision.datasets.ImageNet torchvision.datasets.Cityscapes
-torchvision.models.feature_extraction.DualGraphModule timm.models.FeatureGraphNet timm.models.GraphExtractNet timm.models._hub.load_state_dict_from_hf
+torchvision.models.feature_extraction.DualGraphModule timm.models.FeatureGraphNet timm.models.GraphExtractNet
+timm.models._hub.load_state_dict_from_hf
 timm.models._factory.load_checkpoint timm.models.load_checkpoint litengine.data.np.load
 litengine.data.sources.pixels.Image.open litcnn.load litcnn.__main__.main
 lightning.pytorch.cli.instantiate_class torch.classes.load_library torch.ops.load_library

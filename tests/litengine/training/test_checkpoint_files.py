@@ -342,7 +342,9 @@ def test_newest_intact_is_the_last_or_the_one_before_and_only_then_the_best() ->
 # Addresses and payloads
 
 
-@pytest.mark.parametrize("path", ["local://{}/victim", "{}/victim", "run/../victim/weights.ckpt", "{}/victim/notes.txt"])
+@pytest.mark.parametrize(
+    "path", ["local://{}/victim", "{}/victim", "run/../victim/weights.ckpt", "{}/victim/notes.txt"]
+)
 def test_only_checkpoint_files_are_removed(path: str, tmp_path: Path) -> None:
     """Lightning's ModelCheckpoint takes the paths that it removes from the checkpoint that a fit starts from."""
     (tmp_path / "victim").mkdir()
