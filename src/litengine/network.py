@@ -23,7 +23,6 @@ SPEC = {"class_path", "init_args", "dict_kwargs"}
 MODELS = ("torchvision.models", "timm")
 # Functions that build a model by its name in their registry, and the argument with the name
 BY_NAME = {"timm.models._factory.create_model": "model_name", "torchvision.models._api.get_model": "name"}
-LEFT_OUT = "litengine.network.left_out"  # stands for an argument that is not handed over
 # Arguments of registered models that load weights; they change nothing else of the network
 LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path", "cache_dir")
 
@@ -125,8 +124,7 @@ def accept_function(path: str) -> dict[str, Any]:
     """Lets jsonargparse accept a function that has no return annotation as a network.
 
     Returns:
-        A placeholder for each required argument that `facts_taken` fills in once the data is known, and for each
-        default that jsonargparse finds behind `**kwargs` and cannot express, which is a class.
+        A placeholder for each required argument that `facts_taken` fills in once the data is known.
     """
     try:
         target = import_object(path)
@@ -137,18 +135,7 @@ def accept_function(path: str) -> dict[str, Any]:
     parameters = inspect.signature(target).parameters if callable(target) else {}
     required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
     facts = facts_taken({"class_path": path}, 1, 1, 1, 1)
-    hidden = {
-        name: LEFT_OUT
-        for function in _functions(target)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if name not in parameters and inspect.isclass(parameter.default) and parameter.default is not parameter.empty
-    }
-    return {name: value for name, value in facts.items() if name in required} | hidden
-
-
-def left_out() -> nn.Module:
-    """Stands in a parsed config for an argument that is not handed over."""
-    raise AssertionError
+    return {name: value for name, value in facts.items() if name in required}
 
 
 def registered(target: Any, arguments: Mapping[str, Any]) -> Any:
@@ -227,8 +214,6 @@ def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
     own, given = inspect.signature(target).parameters, _given(spec)
     kept: dict[str, Any] = {}
     for name, value in (spec.get("init_args") or {}).items():
-        if value is left_out or value == LEFT_OUT:
-            continue
         if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple, type))):
             kept[name] = worth_recording(value) if is_spec(value) else value
     return {
