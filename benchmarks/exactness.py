@@ -2,8 +2,8 @@
 
     python benchmarks/exactness.py
 
-A checkpoint: the article's CNN with Adam, written by litengine.training.checkpoint_files.CheckpointFiles (same directory, flushed,
-checked, previous one kept) and by Lightning's TorchCheckpointIO, in turns. A step: a fit of one linear layer, so that
+A checkpoint: the article's CNN with Adam, written by litengine.training.checkpoint_files.CheckpointFiles (same
+directory, flushed, checked, previous one kept) and by Lightning's TorchCheckpointIO, in turns. A step: a fit of one linear layer, so that
 hardly anything else is measured, with and without ExactResume, StopOnSignal and Checkpoints, in turns.
 """
 
@@ -47,7 +47,7 @@ def seconds_to_write(files: TorchCheckpointIO, checkpoint: dict[str, Any], path:
 def microseconds_a_step(steps: int, ours: bool) -> float:
     number = BATCH * (steps + WARM_UP)
     numbers = TensorDataset(torch.randn(number, 8), torch.randint(10, (number,)))
-    callbacks = [ExactResume(), StopOnSignal(), Checkpoints(monitor="none", every_n_minutes=10)] if ours else []
+    callbacks = [ExactResume(), StopOnSignal(), Checkpoints(monitor="none", mode="max", every_n_minutes=10)] if ours else []
     network = Linear(in_channels=8, image_size=1)
     return 1e6 * run_stock(network, DataLoader(numbers, batch_size=BATCH), WARM_UP, callbacks).step
 

@@ -51,6 +51,8 @@ class ImageClassifier(ClassifierModule):
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
         compile: compile the network with `torch.compile`; a string is its `mode`. Checkpoints stay the same.
+        cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
+            batch: fewer launches for the host. A compiled network is not recorded.
         tta: test-time augmentation in test, predict, export and demo: logits are averaged over 2 (`flip`) or 6
             (`flip+shift`) views of each image.
 
@@ -78,9 +80,10 @@ class ImageClassifier(ClassifierModule):
         unfreeze_at_epoch: int | None = None,
         channels_last: bool = True,
         compile: bool | str = False,
+        cuda_graph: bool = False,
         tta: TTA = "none",
     ) -> None:
-        super().__init__(network, tta, channels_last, compile, init_from, freeze, unfreeze_at_epoch)
+        super().__init__(network, tta, channels_last, compile, init_from, freeze, unfreeze_at_epoch, cuda_graph)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"model.label_smoothing is {label_smoothing}: choose a fraction of 0 to 1")
         for name, value in {"label_smoothing": label_smoothing, "class_weights": class_weights}.items():
@@ -121,8 +124,10 @@ class ImageClassifier(ClassifierModule):
             one_hot = F.one_hot(labels, len(self.class_names)).to(images.dtype)  # (N, classes)
             images, targets = self.mixing(images, one_hot)
             labels = targets.argmax(1)  # the class with the largest part of the image
-        logits = self.network(images)
+        logits, auxiliary = self.outputs(images)
         loss = self.compute_loss(logits, targets, self.label_smoothing, self.weights)
+        for weight, others in auxiliary:
+            loss = loss + weight * self.compute_loss(others, targets, self.label_smoothing, self.weights)
         self.count("train", loss, logits, labels)
         return loss
 

@@ -46,7 +46,7 @@ def relative(path: str | Path) -> str:
 
 def visible(text: str) -> str:
     """Text of a stranger for a terminal or a file: control characters, terminal escapes, changes of the writing
-    direction and bytes that are not UTF-8 are spelled out, as in `\\x1b`."""
+    direction and bytes that are not UTF-8 are spelled out, as in `\\x1b`. Line breaks too."""
     return "".join(map(_visible, text))
 
 

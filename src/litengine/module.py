@@ -1,7 +1,9 @@
 """ClassifierModule: the base class of the project's model."""
 
 import math
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,11 +23,15 @@ from litengine.optim import Frozen, check_length, make_schedule
 from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
+from litengine.training.cuda_graph import CudaGraph
 from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
 LISTED = 10  # class names in a message
+# Weight of the loss of each auxiliary head, by the type of what the network returns in training: of the article of
+# GoogLeNet, and of PyTorch's tutorial on fine-tuning
+AUXILIARY_LOSS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 
 
 class ClassifierModule(LightningModule):
@@ -33,9 +39,10 @@ class ClassifierModule(LightningModule):
 
     The contract of a subclass:
 
-    - `__init__` passes network, tta, channels_last and compile to this class; its other arguments are free.
+    - `__init__` passes network, tta, channels_last, compile and cuda_graph to this class; its other arguments are free.
     - A batch is images (N, C, H, W), uint8, and labels (N,), int64. `self.normalize(images)` is the network's input.
-    - `training_step` returns the mean loss over its images. Each step calls `self.count(split, loss, logits, labels)`.
+    - `training_step` returns the mean loss over its images. It gets the logits of normalised images from
+      `self.outputs(images)`. Each step calls `self.count(split, loss, logits, labels)`.
     - `validation_step` and `test_step` call `self.infer(images)` and return probabilities (N, classes).
     - `configure_metrics` returns a MetricCollection; validation and test log all of it. `self.class_names` is known.
     - `configure_optimizers` is Lightning's; `self.with_schedule(optimizer, factory)` makes a schedule of the right
@@ -54,6 +61,8 @@ class ClassifierModule(LightningModule):
         init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
         freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
         unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
+        cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
+            batch (see `litengine.training.cuda_graph`). A compiled network is not recorded.
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
@@ -67,6 +76,7 @@ class ClassifierModule(LightningModule):
         init_from: str | None = None,
         freeze: Sequence[str] = (),
         unfreeze_at_epoch: int | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.init_from = init_from
@@ -81,6 +91,8 @@ class ClassifierModule(LightningModule):
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
         self._compile = compile
+        self._cuda_graph = cuda_graph and not compile
+        self._graph: CudaGraph | None = None
         self._tallies: dict[str, Tally] = {}  # of each split
         self._counts_batch = True
         self._weight: Tensor | float = 1.0  # of the batch in the gradient of its step
@@ -115,6 +127,26 @@ class ClassifierModule(LightningModule):
         if tta is None:
             return average(self.network, self.normalize(images), self.tta) / self.temperature
         return average(self.network, self.normalize(images), tta)
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+        """What the network makes of normalised images: its logits (N, classes), and those of its auxiliary heads, each
+        with the weight of its loss. Only googlenet and inception_v3 have such heads, and only in training.
+
+        Raises:
+            ValueError: if the network returns anything else.
+        """
+        return _outputs(self.network(images) if self._graph is None else self._graph(images))
+
+    def higher_is_better(self, name: str) -> bool | None:
+        """Whether more of a logged metric, such as `val/acc`, is better; None if it is unknown."""
+        if "loss" in name.rpartition("/")[2]:
+            return False
+        if name == "train/acc":
+            return True
+        for key, metric in self._collection("val").items() if "val" in self.metrics else ():
+            if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
+                return getattr(metric, "higher_is_better", None)
+        return None
 
     def count(self, split: Split, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch to the metrics of a split. Nothing is read from the device between two log steps.
@@ -184,8 +216,8 @@ class ClassifierModule(LightningModule):
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        self._check_network(training=stage == "fit")
         if stage == "fit":
-            self._check_network()
             self._freeze()
         if self._compile:
             self.network.compile(mode=None if self._compile is True else self._compile)
@@ -206,6 +238,17 @@ class ClassifierModule(LightningModule):
             initialize: Any = self.network.initialize
             initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
 
+    def _choose_graph(self) -> None:
+        loader, trainer = self.trainer.train_dataloader, self.trainer
+        # Gradients of accumulated batches would share the memory of the graph.
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or not isinstance(loader, BatchLoader):
+            self._graph = None
+        elif self._cuda_graph and (self._graph is None or self._graph.is_outdated()):
+            self._graph = CudaGraph(self.network, loader.size(0))
+
+    def on_train_end(self) -> None:
+        self._graph = None  # frees its memory
+
     def _freeze(self) -> None:
         if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
             raise ValueError(
@@ -222,19 +265,55 @@ class ClassifierModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._freeze()
+        self._choose_graph()
 
-    def _check_network(self) -> None:
-        """Raises ValueError if the network does not map two images to as many logits as there are classes."""
-        mode = self.network.training
-        with torch.random.fork_rng(), torch.no_grad():
-            logits = self.network.eval()(self.normalize(torch.zeros(2, *self.image_shape, dtype=torch.uint8)))
-        self.network.train(mode)
-        if logits.shape != (2, len(self.class_names)):
+    def _check_network(self, training: bool) -> None:
+        """Sends two images through the network. One that needs the ordinary layout in memory gets it.
+
+        Args:
+            training: whether to try the training mode too.
+
+        Raises:
+            ValueError: if the network does not map two images to as many logits as there are classes.
+        """
+        try:
+            try:
+                found = self._try_network(training)
+            except RuntimeError:
+                if not self.normalize.channels_last:
+                    raise
+                self.normalize.channels_last = False
+                self.network.to(memory_format=torch.contiguous_format)
+                found = self._try_network(training)
+                print_line("channels_last: off, because the network uses .view, which needs the ordinary layout")
+        except Exception as error:
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ValueError(
-                f"the network gives logits of shape {list(logits.shape)} for 2 images, but the data has "
+                f"the network cannot take images of shape {list(self.image_shape)}{_where(error)}: {reason}. Change "
+                "the image size or the channels of the data, or the settings of the network"
+            ) from error
+        shape = [_outputs(each)[0].shape for each in found][-1]
+        if training and shape != (2, len(self.class_names)):  # in a test, a checkpoint of other classes says more
+            raise ValueError(
+                f"the network gives logits of shape {list(shape)} for 2 images, but the data has "
                 f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
                 "classes, in model.network.init_args (or dict_kwargs, for a function that takes any argument)"
             )
+
+    @torch.no_grad()
+    def _try_network(self, training: bool) -> list[Any]:
+        """What the network returns for two images, in training mode (if asked for) and in evaluation mode. Its random
+        state, buffers and mode stay as they are."""
+        mode, buffers = self.network.training, [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        try:
+            with torch.random.fork_rng():
+                images = self.normalize(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
+                modes = (True, False) if training else (False,)
+                return [self.network.train(each)(images) for each in modes]
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+            self.network.train(mode)
 
     def _epochs_of_fit(self) -> int:
         self._epochs = self.trainer.max_epochs
@@ -246,6 +325,7 @@ class ClassifierModule(LightningModule):
 
     def on_train_start(self) -> None:
         self._freeze()  # of the epoch in which a run is resumed
+        self._choose_graph()
         for config in self.trainer.lr_scheduler_configs:
             if self._epochs is not None and hasattr(config.scheduler, "T_max"):
                 config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
@@ -430,6 +510,22 @@ class ClassifierModule(LightningModule):
 
 def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _outputs(found: Any) -> tuple[Tensor, list[tuple[float, Tensor]]]:
+    weight = AUXILIARY_LOSS.get(type(found).__name__)
+    if weight is not None:
+        return found[0], [(weight, logits) for logits in found[1:] if logits is not None]
+    if not isinstance(found, Tensor):
+        raise ValueError(f"the network returns a {type(found).__name__}: a tensor of logits (N, classes) is needed")
+    return found, []
+
+
+def _where(error: Exception) -> str:
+    """The line of the network's code that failed, if it is not in torch."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "torch" not in Path(f.filename).parts]
+    own = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _shortened(names: list[str]) -> str:

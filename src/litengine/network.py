@@ -4,6 +4,7 @@ import collections.abc
 import enum
 import inspect
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,19 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Literal
 
+import torch
+import torchvision
 from jsonargparse import ArgumentError, ArgumentParser
-from torch import nn
+from torch import Tensor, nn
 
 PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
 SPEC = {"class_path", "init_args", "dict_kwargs"}
+MODELS = ("torchvision.models", "timm")
+# Functions that build a model by its name in their registry, and the argument with the name
+BY_NAME = {"timm.models._factory.create_model": "model_name", "torchvision.models._api.get_model": "name"}
+LEFT_OUT = "litengine.network.left_out"  # stands for an argument that is not handed over
+# Arguments of registered models that load weights; they change nothing else of the network
+LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path", "cache_dir")
 
 
 class Leaf(typing.NamedTuple):
@@ -40,6 +49,8 @@ class Leaf(typing.NamedTuple):
 def build_network(spec: Mapping[str, Any]) -> nn.Module:
     """The network that a config describes. The call gets the arguments in `spec` and no others.
 
+    Models of torchvision and timm are built without pretrained weights: see `pretrained_weights`.
+
     Args:
         spec: `class_path` of a class or function; `init_args` and `dict_kwargs`: plain values, classes, or again such
             specs where the type hint of the argument names a class.
@@ -48,10 +59,120 @@ def build_network(spec: Mapping[str, Any]) -> nn.Module:
         ValueError: if it does not make an nn.Module, or an argument does not fit its type.
         Exception: what the class or function raises.
     """
-    network = _build(spec)
+    plain = _changed(spec, lambda _, name: name not in LOADS_WEIGHTS)
+    try:
+        network = _build(plain)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if not _package(spec):
+            raise
+        given = ", ".join(f"{name} {value}" for name, value in _arguments(plain).items())
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{spec['class_path']} cannot be built with {given}: {reason}") from error
     if not isinstance(network, nn.Module):
-        raise ValueError(f"{spec['class_path']} makes a {type(network).__name__}: a torch.nn.Module is needed")
+        raise ValueError(
+            f"{spec['class_path']} returns a {type(network).__name__}: a torch.nn.Module is needed. Name a class "
+            "derived from it, or a function that returns one, as in `def make() -> nn.Module`"
+        )
     return network
+
+
+def pretrained_weights(spec: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The tensors of the network with the pretrained weights that its settings name; None if they name none.
+
+    The pretrained network has its own number of classes. torchvision's also has its own image size.
+
+    Raises:
+        OSError: if the weights are not on this machine and cannot be downloaded.
+    """
+    if not _loads_weights(spec):
+        return None
+
+    def kept(part: Mapping[str, Any], name: str) -> bool:
+        own_shape = ("num_classes",) if _package(part) == "timm" else ("num_classes", "image_size", "input_size")
+        return name not in own_shape or not _loads_weights(part)
+
+    try:
+        network: nn.Module = _build(_changed(spec, kept))
+    except OSError as error:  # of urllib, or of huggingface_hub
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"the pretrained weights cannot be downloaded ({reason}): {_where_to_put(spec)}") from error
+    return network.state_dict()
+
+
+def facts_taken(spec: Mapping[str, Any], channels: int, height: int, width: int, classes: int) -> dict[str, Any]:
+    """The facts of the data that a class or function takes, by the names of its arguments.
+
+    Arguments that it passes on as `**kwargs` to the class that it returns are among them.
+    """
+    target = import_object(spec["class_path"])
+    target = registered(target, _arguments(spec)) or target
+    facts: dict[str, Any] = {"num_classes": classes, "in_channels": channels, "image_size": height}
+    package, names = target.__module__.partition(".")[0], _parameters(target)
+    if package == "timm":
+        facts = {"num_classes": classes, "in_chans": channels, "img_size": height}
+        names |= {"num_classes", "in_chans"}
+    elif package == "torchvision":
+        facts["input_size"] = [height, width]
+        if _loads_weights(spec):
+            facts["transform_input"] = True  # with its weights, torchvision sets it
+    hints = argument_types(target)
+    if typing.get_origin(hints.get("image_size")) in (tuple, list):
+        facts["image_size"] = [height, width]
+    return {name: value for name, value in facts.items() if name in names or name in (spec.get("init_args") or {})}
+
+
+def accept_function(path: str) -> dict[str, Any]:
+    """Lets jsonargparse accept a function that has no return annotation as a network.
+
+    Returns:
+        A placeholder for each required argument that `facts_taken` fills in once the data is known, and for each
+        default that jsonargparse finds behind `**kwargs` and cannot express, which is a class.
+    """
+    try:
+        target = import_object(path)
+    except (ImportError, AttributeError, ValueError):  # the parser says what is wrong
+        return {}
+    if inspect.isfunction(target):
+        target.__annotations__.setdefault("return", nn.Module)
+    parameters = inspect.signature(target).parameters if callable(target) else {}
+    required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    facts = facts_taken({"class_path": path}, 1, 1, 1, 1)
+    hidden = {
+        name: LEFT_OUT
+        for function in _functions(target)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in parameters and inspect.isclass(parameter.default) and parameter.default is not parameter.empty
+    }
+    return {name: value for name, value in facts.items() if name in required} | hidden
+
+
+def left_out() -> nn.Module:
+    """Stands in a parsed config for an argument that is not handed over."""
+    raise AssertionError
+
+
+def registered(target: Any, arguments: Mapping[str, Any]) -> Any:
+    """The builder of the model that a function of torchvision or timm makes by name; None if there is no such model,
+    or the function is another one."""
+    place = definition(target)
+    return registered_model(place, arguments.get(BY_NAME[place])) if place in BY_NAME else None
+
+
+def registered_model(function: str, name: Any) -> Any:
+    """The builder of a model in the registry of the package of `function`; None if there is no such model."""
+    if isinstance(name, str) and re.fullmatch(r"[\w.-]+", name):
+        if function.startswith("timm."):
+            import timm  # not everybody has it
+
+            return timm.model_entrypoint(name.partition(".")[0]) if timm.is_model(name) else None
+        if name in torchvision.models.list_models(module=torchvision.models):
+            return torchvision.models.get_model_builder(name)
+    return None
+
+
+def definition(target: Any) -> str:
+    """Where a class or function is defined, whatever it was reached by."""
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
 
 
 def import_object(path: str) -> Any:
@@ -106,6 +227,8 @@ def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
     own, given = inspect.signature(target).parameters, _given(spec)
     kept: dict[str, Any] = {}
     for name, value in (spec.get("init_args") or {}).items():
+        if value is left_out or value == LEFT_OUT:
+            continue
         if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple, type))):
             kept[name] = worth_recording(value) if is_spec(value) else value
     return {
@@ -119,10 +242,62 @@ def is_spec(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_path" in value
 
 
+def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
+
+
+def _parameters(target: Any) -> set[str]:
+    """Names of the arguments of a class or function, with those that it can pass on as `**kwargs`."""
+    own = inspect.signature(target).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
+    others = _functions(target) if passes_on else ()
+    return set(own).union(*(inspect.signature(function).parameters for function in others))
+
+
+def _package(spec: Mapping[str, Any]) -> str:
+    """The package of models that a spec's class or function belongs to; empty if it is no such model."""
+    place = definition(import_object(spec["class_path"]))
+    return next((package.partition(".")[0] for package in MODELS if place.startswith(f"{package}.")), "")
+
+
+def _loads_weights(value: Any) -> bool:
+    """Whether pretrained weights are named anywhere in a spec."""
+    if isinstance(value, Mapping):
+        if is_spec(value) and _package(value) and any(_arguments(value).get(name) for name in LOADS_WEIGHTS):
+            return True
+        return any(map(_loads_weights, value.values()))
+    return isinstance(value, list | tuple) and any(map(_loads_weights, value))
+
+
+def _changed(value: Any, kept: collections.abc.Callable[[Mapping[str, Any], str], bool]) -> Any:
+    """A spec in which each model of torchvision or timm has only the arguments for which `kept(spec, name)` is true."""
+    if isinstance(value, list | tuple):
+        return type(value)(_changed(item, kept) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    changed = {key: _changed(item, kept) for key, item in value.items()}
+    for part in ("init_args", "dict_kwargs") if is_spec(value) and _package(value) else ():
+        changed[part] = {name: item for name, item in (changed.get(part) or {}).items() if kept(value, name)}
+    return changed
+
+
+def _where_to_put(spec: Mapping[str, Any]) -> str:
+    """What to do on a machine without network."""
+    target, arguments = import_object(spec["class_path"]), _arguments(spec)
+    builder = registered(target, arguments) or target
+    with suppress(ValueError, KeyError):
+        weights = torchvision.models.get_model_weights(builder)
+        name = getattr(arguments["weights"], "name", arguments["weights"]).rpartition(".")[2]
+        return f"put {weights[name].url} into {torch.hub.get_dir()}/checkpoints"
+    return (
+        "copy the cache of a machine that has them (HF_HOME, by default ~/.cache/huggingface, and "
+        f"{torch.hub.get_dir()}/checkpoints), or give their file by --model.init_from"
+    )
+
+
 def _build(spec: Mapping[str, Any], form: str = "instance") -> Any:
     target = import_object(spec["class_path"])
-    arguments = {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
-    hints = argument_types(target)
+    arguments, hints = _arguments(spec), argument_types(target)
     arguments = {name: _argument(name, value, hints.get(name, Any)) for name, value in arguments.items()}
     return partial(target, **arguments) if form == "factory" else target(**arguments)
 

@@ -93,6 +93,7 @@ def test_its_settings_are_those_of_the_config(article: dict[str, Any]) -> None:
     optimizer, schedule = article["make_optimizer"](nn.Linear(1, 1))
     assert model["optimizer"]["class_path"] == "torch.optim.Adam" and type(optimizer) is torch.optim.Adam
     given = model["optimizer"]["init_args"]
+    assert given.pop("fused") is True  # the same numbers in fewer operations
     assert given == {name: optimizer.defaults[name] for name in given} and len(given) == 2
     assert model["lr_scheduler"]["class_path"].endswith(".ReduceLROnPlateau")
     given = model["lr_scheduler"]["init_args"]

@@ -49,7 +49,7 @@ def test_every_format_in_the_run(
     lines = printed.splitlines()
     assert len(lines) == 3 and chatter == ""
     assert lines[0].startswith(f"runs/digits/{run.name}/export/best.{suffix}") and says in lines[0]
-    assert "on 144 validation images of Digits" in lines[1]
+    assert "on 64 random patterns (--images FILE" in lines[1]
     assert (run / "export" / f"best.{suffix}").is_file()
 
 
@@ -73,7 +73,7 @@ def test_it_answers_as_the_checkpoint_and_knows_its_score(here: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--format", "tflite"], "--format is tflite: must be onnx or torch or safetensors"),
+        (["--format", "tflite"], "--format is tflite: Expected a Literal['onnx', 'torch', 'safetensors']"),
         (["--output", "no/best.onnx"], "--output no/best.onnx: there is no folder no, make it first"),
         (["--format", "safetensors", "--tolerance", "1e-12"], "the export differs from the checkpoint by"),
     ],

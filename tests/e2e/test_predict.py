@@ -53,7 +53,7 @@ def predicted(*words: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("tta", ["none", "flip+shift"])
 def test_predictions_equal_those_of_the_test_image_for_image(here: Path, tta: str) -> None:
     content = torch.load("best.ckpt", weights_only=True)
-    content["config"]["model"]["tta"] = tta
+    content["config"]["model"]["tta"] = content["data"]["tta"] = tta  # of `test` and of `predict`
     torch.save(content, "tta.ckpt")
     main(["test", "--ckpt_path", "tta.ckpt", "--trainer.default_root_dir", "tested"])
     with open("tested/report/predictions.csv", encoding="utf-8", newline="") as file:
@@ -109,13 +109,13 @@ def test_files_of_every_kind_and_the_bad_among_them(here: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--ckpt_path is required"),
-        (["--ckpt_path", "best.ckpt"], "--images is required"),
+        ([], "arguments are required: ckpt_path, images"),
+        (["--ckpt_path", "best.ckpt"], "arguments are required: images"),
         (["--ckpt_path", "best.ckpt", "--images", "tset"], "there is no file or folder tset: did you mean test"),
         (["--ckpt_path", "best.ckpt", "--images", "test/*.jpg"], "no image matches test/*.jpg"),
         (["--ckpt_path", "bets.ckpt", "--images", "test"], "no checkpoint at bets.ckpt: there are best.ckpt"),
         (["--ckpt_path", "best.ckpt", "--images", "test", "--output", "p.xls"], "output is p.xls: a name that ends"),
-        (["--ckpt_path", "best.ckpt", "--images", "test", "--top_k", "two"], "--top_k is two: must be int"),
+        (["--ckpt_path", "best.ckpt", "--images", "test", "--top_k", "two"], "--top_k is two: Expected a int"),
         (["--ckpt_path", "best.ckpt", "--image", "test"], "--images"),
     ],
 )

@@ -313,3 +313,15 @@ def make_images(root: Path) -> None:
             pixels = random.normal(brightness, 20, (height, width, 3)).clip(0, 255).astype(np.uint8)
             image = Image.fromarray(pixels)
             image.convert(["RGB", "L", "RGBA", "P"][number % 4]).save(root / name / f"{number}.png")
+
+
+@pytest.mark.parametrize("overlay", ["with/overfit.yaml", "with/profile.yaml", "with/wandb_and_tensorboard.yaml"])
+def test_an_overlay_runs(overlay: str, tmp_path: Path) -> None:
+    little = ["--trainer.max_epochs", "3", "--data.batch_size", "32", "--model.network.widths", "[4]"]
+    main(["fit", *DIGITS, "--config", str(CONFIGS / overlay), *little, "--trainer.limit_val_batches", "1"])
+    epochs = [row for row in rows(only_run(tmp_path)) if row["train/loss"]]
+    assert len(epochs) == 3
+    if overlay == "with/overfit.yaml":
+        assert float(epochs[2]["train/loss"]) < float(epochs[0]["train/loss"])
+    if overlay == "with/profile.yaml":
+        assert "run_training_batch" in (tmp_path / "runs/fit-profile.txt").read_text()

@@ -234,11 +234,13 @@ def test_slices_of_all_processes_are_together_the_same_batch(world_size):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("augment", ALL)
-def test_a_gpu_gives_the_same_bits(augment):
+def test_a_gpu_gives_the_same_pixels(augment):
+    """Sums of float arithmetic may round to the next of the 256 levels."""
     images = random_images(100, 3, 12, 8)
     on_gpu = draw(100)
     on_gpu.device = torch.device("cuda")
-    assert torch.equal(augment(images.cuda(), on_gpu).cpu(), augment(images, draw(100)))
+    found = augment(images.cuda(), on_gpu).cpu()
+    torch.testing.assert_close(found.int(), augment(images, draw(100)).int(), atol=1, rtol=0)
 
 
 def test_reflecting_more_than_there_is_says_so():

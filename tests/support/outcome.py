@@ -13,7 +13,7 @@ TIMINGS = {"images_per_second", "peak_memory_gib"}
 def digest(content: Any) -> str:
     """One hash of everything in a checkpoint, tensors by their bits."""
     if isinstance(content, torch.Tensor):
-        return hashlib.sha256(content.contiguous().numpy().tobytes() + str(content.dtype).encode()).hexdigest()
+        return hashlib.sha256(content.cpu().contiguous().numpy().tobytes() + str(content.dtype).encode()).hexdigest()
     if isinstance(content, dict):
         content = [(str(key), digest(value)) for key, value in sorted(content.items(), key=lambda item: str(item[0]))]
     elif isinstance(content, list | tuple):

@@ -29,6 +29,7 @@ S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folde
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
     "python main.py fit --config configs/images.yaml --data.source litengine.data.Stream": S3,
+    "python -m pytest": "the suite runs it",
     "python benchmarks": "minutes to hours; tests/benchmarks runs the scripts on little",
     "python -m cProfile": "a profile of benchmarks/loop.py, which tests/benchmarks runs",
     "python main.py fit --config configs/digits.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from litengine import project
 from litengine.cli.settings import Setting, Settings, full_path, plain
+from litengine.files import visible
 
 LISTED = 8  # known names in a message
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
@@ -30,7 +31,8 @@ NOISE = re.compile(
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    sys.stderr.write(f"error: {message.strip()}\n")
+    lines = [visible(line) for line in message.strip().split("\n")]  # a library's message may have several
+    sys.stderr.write("error: " + "\n".join(lines) + "\n")
     sys.exit(2)
 
 

@@ -7,6 +7,7 @@ import re
 import secrets
 import warnings
 from argparse import ArgumentError
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from litengine import project, training
 from litengine.cli import errors
 from litengine.cli.remembered import as_list, with_labelled_folder, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first, defaults_of
+from litengine.cli.settings import Settings, configs_first, defaults_of, full_path, plain
 from litengine.data import Source
 from litengine.distributed import is_lost_process
+from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
-from litengine.network import build_network, worth_recording
+from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
+from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles
+from litengine.training.config_record import RECORDED
+from litengine.training.initial_weights import copy_fitting
 from litengine.training.launch import agree, cluster
 
 TRAINER_DEFAULTS = {
@@ -123,19 +128,30 @@ class CLI(LightningCLI):
 
     def _parsed(self, args: list[str]) -> Namespace:
         try:
-            self.config = self.parser.parse_args(args)
+            self.config = self.parser.parse_args([*args, *self._placeholders(args)])
         except ArgumentError as error:
             errors.stop(errors.explain(str(error), args, self.verb_parser))
         found: Namespace = self.config[self.verb]
         return found
 
+    def _placeholders(self, args: list[str]) -> list[str]:
+        """Flags for the required arguments of the network that follow the data, if they are not given."""
+        given = Settings(args, self.verb_parser).given
+        paths = [s.value for s in given if s.key in ("model.network", "model.network.class_path")]
+        path = next((path for path in reversed(paths) if re.fullmatch(r"[A-Za-z_][\w.]*", path)), "")
+        self.unknown = accept_function(full_path("model.network", path))
+        for setting in given:
+            if plain(setting.key).startswith("model.network."):
+                self.unknown.pop(plain(setting.key).removeprefix("model.network."), None)
+        return [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.verb]
         if not config.ckpt_path:
-            fit_network_to_data(config)
+            fit_network_to_data(config, self.unknown)
         # what a checkpoint records: the network must be built from that alone
         network = worth_recording(config.model.network.as_dict())
-        config.model.network = Namespace(**{**network, "init_args": Namespace(**network["init_args"])})  # type: ignore[no-untyped-call]
+        config.model.network = Namespace(**{**network, "init_args": Namespace(**network.get("init_args", {}))})  # type: ignore[no-untyped-call]
         if self.verb in ("test", "validate"):
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
@@ -144,9 +160,14 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         self._recorded = self.config
         self.config = self.config.clone()
-        model = self.config[self.verb].model
+        config, model = self.config[self.verb], self.config[self.verb].model
         try:
-            model.network = build_network(model.network.as_dict())
+            spec = model.network.as_dict()
+            model.network = build_network(spec)
+            tensors = pretrained_weights(spec) if self.verb == "fit" and not config.ckpt_path else None
+            if tensors is not None:
+                name = spec["class_path"].rpartition(".")[2]
+                print_line(f"pretrained {name}: {copy_fitting(model.network, tensors, f'pretrained {name}')}")
             super().instantiate_classes()
         except Exception:
             run_directory.discard(Path(self.config[self.verb].trainer.default_root_dir))
@@ -234,6 +255,7 @@ class CLI(LightningCLI):
         given, settings = config.trainer.default_root_dir, None
         if self.verb == "fit":
             self.settings = training.as_settings(self.verb_parser, config)
+            check_can_be_read({key: self.settings[key] for key in RECORDED})
             settings = None if config.trainer.fast_dev_run else self.settings  # a debug fit leaves nothing to resume
         else:
             given = given or run_directory.run_dir_of(config.ckpt_path)
@@ -264,25 +286,30 @@ def multiplies_bf16() -> bool:
     return bool(capabilities.get("amx_bf16"))
 
 
-def fit_network_to_data(config: Namespace) -> None:
-    """Gives the network the number of classes, channels and pixels of the data, where it takes such arguments.
+def fit_network_to_data(config: Namespace, unknown: Mapping[str, Any]) -> None:
+    """Gives the network the number of classes, channels and pixels of the data, if it takes such arguments.
+
+    Args:
+        unknown: required arguments of the network with placeholders as their values.
 
     Raises:
-        ValueError: where the user asked for something else.
+        ValueError: if the user asked for something else.
     """
     source = _build_source(config.data.source)
     source.prepare()
-    channels, height, _ = source.image_shape
-    facts = {"num_classes": len(source.class_names), "in_channels": channels, "image_size": height}
-    arguments = config.model.network.get("init_args") or {}
-    defaults = defaults_of(config.model.network.class_path) or {}
-    for name in [name for name in facts if name in arguments]:
-        if arguments[name] not in (facts[name], defaults.get(name)):
+    network, defaults = config.model.network, defaults_of(config.model.network.class_path) or {}
+    defaults = {**defaults, **unknown}
+    facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
+    for name, value in facts.items():
+        place = "init_args" if name in defaults else "dict_kwargs"
+        arguments = network.get(place) or {}
+        given = arguments.get(name, defaults.get(name))
+        if given not in (value, defaults.get(name)) and list(given if isinstance(given, tuple) else ()) != value:
             raise ValueError(
-                f"model.network.init_args.{name} is {arguments[name]}, but the data has {facts[name]}: leave it out, "
-                "it follows the data"
+                f"model.network.{place}.{name} is {given}, but the data has {value}: leave it out, it follows the data"
             )
-        arguments[name] = facts[name]
+        arguments[name] = value
+        network[place] = arguments
 
 
 def _build_source(spec: Namespace) -> Source:

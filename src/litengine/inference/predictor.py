@@ -22,6 +22,8 @@ from litengine.normalize import Normalize
 from litengine.training.checkpoint_files import BEST, LAST
 from litengine.views import TTA, average
 
+LARGEST = 4096  # height and width of the network's images: a checkpoint that names more asks for memory only
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
@@ -81,7 +83,10 @@ class Classifier(nn.Module):
         if not 0 < self.temperature < math.inf:
             raise ValueError(f"its temperature is {self.temperature}: a positive number is needed")
         self.normalize = Normalize(bool(facts["channels_last"]))
-        self.normalize.set(_all(float | int, facts["mean"]), _all(float | int, facts["std"]))
+        mean, std = _all(float | int, facts["mean"]), _all(float | int, facts["std"])
+        if len(mean) != len(std) or len(mean) not in (1, *self.image_shape[:1]):
+            raise ValueError(f"it has {len(mean)} means and {len(std)} deviations for images {self.image_shape}")
+        self.normalize.set(mean, std)
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -106,15 +111,15 @@ class Predictor:
         image_size: height and width of the network's images, in pixels.
 
     Raises:
-        ValueError: if the network was trained on anything but square images with three channels.
+        ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device | str) -> None:
         shape = classifier.image_shape
-        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2]:
+        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or not 1 <= shape[1] <= LARGEST:
             raise ValueError(
                 f"the network was trained on images of shape {list(shape)}, but files become square images with three "
-                "channels"
+                f"channels, of 1 to {LARGEST:,} pixels"
             )
         self.image_size = shape[1]
         self.device = torch.device(device)
@@ -180,8 +185,17 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size)."""
-        return self.classifier.infer(images.to(self.device)).float().softmax(1).cpu()
+        """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size).
+
+        Raises ValueError if the network gives another number of classes than the checkpoint names.
+        """
+        logits = self.classifier.infer(images.to(self.device))
+        if logits.shape != (len(images), len(self.class_names)):
+            raise ValueError(
+                f"the network gives {list(logits.shape)} for {len(images)} images, but the checkpoint names "
+                f"{len(self.class_names)} classes"
+            )
+        return logits.float().softmax(1).cpu()
 
 
 class Ensemble(Predictor):
@@ -268,7 +282,9 @@ def load(
     content = read_for_prediction(path, [trust] if isinstance(trust, str) else trust)
     try:
         classifier = Classifier(build_network(content["network"]), content["data"])
-        weights = {name: value for name, value in content["state_dict"].items() if name.startswith("network.")}
+        weights = classifier.state_dict()  # with the versions of its parts, which a plain dict lacks
+        weights.clear()
+        weights.update((name, value) for name, value in content["state_dict"].items() if name.startswith("network."))
         classifier.load_state_dict(weights)
     # of torch, and whatever network it is
     except (AssertionError, AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:

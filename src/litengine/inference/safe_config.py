@@ -14,13 +14,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torchvision
 import yaml
 from jsonargparse import set_parsing_settings
 from torch import nn
 
 from litengine import project
-from litengine.network import SPEC, Leaf, argument_types, is_spec, leaves
+from litengine.network import (
+    BY_NAME,
+    LOADS_WEIGHTS,
+    MODELS,
+    SPEC,
+    Leaf,
+    argument_types,
+    definition,
+    is_spec,
+    leaves,
+    registered_model,
+)
 from litengine.terminal import print_line
 from litengine.training import checkpoint_files
 
@@ -42,17 +52,19 @@ PARTS = (
     "litengine.data",
     "litengine.optim",
 )
-MODELS = ("torchvision.models", "timm")
-EXCEPT = ("torchvision.datasets.lsun",)  # unpickles a file of its folder
+EXCEPT = (
+    "torchvision.datasets.lsun",  # unpickles a file of its folder
+    "torchvision.datasets.imagenet",  # unpack archives in their folder
+    "torchvision.datasets.cityscapes",
+    "torchvision.models.feature_extraction",  # make Python code of a network, and run it
+    "timm.models._features_fx",
+)
 PACKAGES = tuple(dict.fromkeys(part.partition(".")[0] for part in PARTS))
-# Functions that build a model by its name in their registry, and the argument with the name
-BY_NAME = {"timm.models._factory.create_model": "model_name", "torchvision.models._api.get_model": "name"}
-# Arguments of registered models that load other weights: those of the checkpoint replace them anyway
-LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path", "cache_dir")
 # What timm's description of a set of weights may say, since the shape of the network follows it
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
 SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
 REMOTE = ("url", "download")  # arguments of a source or dataset
+MACHINE = ("num_workers",)  # of the machine that wrote the checkpoint
 UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
 MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
 WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
@@ -127,6 +139,15 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     return checked, checker.ignored
 
 
+def check_can_be_read(config: Mapping[str, Any]) -> None:
+    """Raises ValueError if no checkpoint with this config could be opened, whatever is trusted."""
+    try:
+        check_config(config, [project.package()])
+    except ValueError as error:
+        if "--trust" not in str(error):
+            raise ValueError(f"a checkpoint of this fit could not be opened again: {error}") from error
+
+
 def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any]:
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
@@ -167,9 +188,9 @@ class _Checker:
             place = f"{key}.{name}"
             if not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
                 raise ValueError(f"{place} in the checkpoint is no name of a setting")
-            if key.startswith("data.") and _leads_elsewhere(name, value):
+            if key.startswith("data.") and _leads_elsewhere(name, value, downloads="url" in hints):
                 self.ignored.append(place)
-            else:
+            elif not key.startswith("data.") or name not in MACHINE:
                 kept[name] = self.value(place, value, hints.get(name, inspect.Parameter.empty))
         return kept
 
@@ -204,19 +225,21 @@ class _Checker:
         if not is_spec(spec) or not set(spec) <= SPEC:
             raise ValueError(f"{key} in the checkpoint has the keys {', '.join(map(str, spec))}: class_path is needed")
         target = self._check_target(f"{key}.class_path", spec["class_path"], found)
-        place, hints, checked = _definition(target), argument_types(target), dict(spec)
+        place, hints, checked = definition(target), argument_types(target), dict(spec)
         if place in BY_NAME:
             name = {**(spec.get("dict_kwargs") or {}), **(spec.get("init_args") or {})}.get(BY_NAME[place])
             hints = {**argument_types(_registered(key, place, name)), **hints}
         for part in SPEC & set(spec) - {"class_path"}:
             arguments = self.arguments(f"{key}.{part}", hints, {} if spec[part] is None else spec[part])
             checked[part] = _without_weights(arguments) if _within(place, MODELS) else arguments
+        if key.startswith("data.") and "download" in hints:  # some download by default
+            checked["init_args"] = {**checked.get("init_args", {}), "download": False}
         return checked
 
     def _check_target(self, key: str, path: Any, found: set[Leaf]) -> Any:
         """The class or function at an import path, if it may stand where a value of the types `found` is expected."""
         target = self._resolve(key, path)
-        place, kinds = _definition(target), tuple(leaf.kind for leaf in found if not leaf.is_plain)
+        place, kinds = definition(target), tuple(leaf.kind for leaf in found if not leaf.is_plain)
         kinds = tuple(kind for kind in kinds if kind not in (object, UNKNOWN.kind))
         if place in self.trusted:
             fits = True
@@ -258,7 +281,7 @@ class _Checker:
             raise ValueError(f"{said}cannot be imported: {error}") from error
         if not (inspect.isclass(target) or inspect.isfunction(target)):
             raise ValueError(f"{said}is neither a class nor a function. Nothing was run")
-        place = _definition(target)
+        place = definition(target)
         public = _within(place, PARTS) and not _within(place, EXCEPT) and _is_public(target)
         if not public and not _within(place, self.trusted):
             raise ValueError(
@@ -273,24 +296,19 @@ def _from_yaml(text: str) -> Any:
     return text
 
 
-def _leads_elsewhere(name: str, value: Any) -> bool:
+def _leads_elsewhere(name: str, value: Any, downloads: bool) -> bool:
     """Whether an argument of a source or dataset names an address, a download, or a folder outside this one to write
-    to."""
-    if name == "cache_dir":
-        return not isinstance(value, str) or Path(value).is_absolute() or bool({"..", "~"} & set(Path(value).parts))
+    to. A source that downloads may read a folder elsewhere, but not make it."""
+    if name == "cache_dir" or (name == "root" and downloads):
+        inside = isinstance(value, str) and not Path(value).is_absolute() and not {"..", "~"} & set(Path(value).parts)
+        return not inside and (name == "cache_dir" or not isinstance(value, str) or not Path(value).is_dir())
     return (name in REMOTE and bool(value)) or (isinstance(value, str) and "://" in value)
 
 
 def _registered(key: str, function: str, name: Any) -> Any:
     """The builder of a model that a function makes by name."""
-    if isinstance(name, str) and re.fullmatch(r"[\w.-]+", name):
-        if function.startswith("timm."):
-            import timm  # not everybody has it
-
-            if timm.is_model(name):
-                return timm.model_entrypoint(name.partition(".")[0])
-        elif name in torchvision.models.list_models(module=torchvision.models):
-            return torchvision.models.get_model_builder(name)
+    if (builder := registered_model(function, name)) is not None:
+        return builder
     raise ValueError(
         f"{key} in the checkpoint names the model {name!r}, which {function.partition('.')[0]} does not have"
     )
@@ -298,10 +316,8 @@ def _registered(key: str, function: str, name: Any) -> Any:
 
 def _is_model_builder(target: Any) -> bool:
     """Whether a function is one of torchvision's or timm's models for classification, or makes them by name."""
-    place = _definition(target)
-    with suppress(ValueError):
-        return place in BY_NAME or (_within(place, MODELS) and _registered("", place, target.__name__) is target)
-    return False
+    place = definition(target)
+    return place in BY_NAME or (_within(place, MODELS) and registered_model(place, target.__name__) is target)
 
 
 def _without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -328,18 +344,13 @@ def _is_subclass(found: Any, kind: type) -> bool:
         return False
 
 
-def _definition(target: Any) -> str:
-    """Where a class or function is defined, whatever it was reached by."""
-    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-
-
 def _is_private(path: str) -> bool:
     return any(part.startswith("_") for part in path.split("."))
 
 
 def _is_public(target: Any) -> bool:
     """Defined in a module without a leading underscore, or offered by the public package around it."""
-    place = _definition(target)
+    place = definition(target)
     module, _, name = place.rpartition(".")
     while _is_private(module):
         module = module.rpartition(".")[0]

@@ -27,7 +27,8 @@ def read_result(run_dir: Path) -> Result:
     epochs = read_epochs(run_dir)
     if not epochs:
         raise ValueError(f"{run_dir} has no metrics of any epoch")
-    best = best_epoch(epochs, settings["checkpoints"]["monitor"], settings["checkpoints"]["mode"])
+    mode = settings["checkpoints"]["mode"] or json.loads((run_dir / "state.json").read_bytes()).get("mode")
+    best = best_epoch(epochs, settings["checkpoints"]["monitor"], mode)
     index = len(epochs) - 1 if best is None else best
     return Result(run_dir, {**epochs[index], **read_test(run_dir)}, index + 1, len(epochs))
 

@@ -51,6 +51,16 @@ class CheckpointFiles(TorchCheckpointIO):
         content: dict[str, Any] = _load(path, map_location=map_location or "cpu")
         return content
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes one local file, if it is a checkpoint.
+
+        The path may come from the checkpoint that a fit starts from: Lightning's ModelCheckpoint restores it. Lightning
+        looks whether it lies in the callback's folder, but not at addresses nor at "..", and removes whole folders.
+        """
+        file = Path(path)
+        if "://" not in str(path) and ".." not in file.parts and file.suffix == ".ckpt" and file.is_file():
+            file.unlink()
+
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint completely or not at all; a `last.ckpt` that it replaces is kept as `previous.ckpt`.
@@ -95,7 +105,7 @@ def read(path: str | Path) -> dict[str, Any]:
         ValueError: if it is damaged, holds code, or is not a checkpoint of this project.
     """
     content = _load(path, map_location="cpu", mmap=True)
-    if not isinstance(content, dict) or "config" not in content or "data" not in content:
+    if not isinstance(content, dict) or "config" not in content or not isinstance(content.get("data"), dict):
         raise ValueError(f"{path} is not a checkpoint of this project: it carries no config")
     return content
 

@@ -38,7 +38,7 @@ class Checkpoints(Checkpoint):
 
     Args:
         monitor: the metric that decides which is best.
-        mode: whether more (`max`) or less (`min`) is better.
+        mode: whether more (`max`) or less (`min`) is better; null follows the metric.
         every_n_minutes: `last.ckpt` is at most this old, in minutes, however long an epoch takes.
         every_n_steps: and at most this many steps, if given.
         link_best: whether `best.ckpt` in the working directory becomes a link to this run's best checkpoint (without
@@ -48,7 +48,7 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         monitor: str = "val/acc",
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min"] | None = None,
         every_n_minutes: float = 10.0,
         every_n_steps: int | None = None,
         link_best: bool = True,
@@ -74,6 +74,15 @@ class Checkpoints(Checkpoint):
         return path if path.is_file() else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.mode is None:
+            known = hasattr(pl_module, "higher_is_better")
+            direction = pl_module.higher_is_better(self.monitor) if known else None  # type: ignore[operator]
+            if direction is None:
+                raise ValueError(
+                    f"checkpoints.monitor is {self.monitor!r}, and it is unknown whether more of it is better: add "
+                    "--checkpoints.mode max or --checkpoints.mode min"
+                )
+            self.mode = "max" if direction else "min"
         for logger in trainer.loggers:
             if hasattr(logger, "summarize"):
                 logger.summarize(self.monitor, self.mode)

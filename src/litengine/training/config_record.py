@@ -12,6 +12,7 @@ from litengine import __version__, project
 from litengine.files import write_whole
 from litengine.training.run_directory import CONFIG
 
+RECORDED = ("name", "seed_everything", "model", "data")  # in a checkpoint
 UNWRITABLE = "Unable to serialize instance"  # jsonargparse writes this in place of the value
 
 
@@ -68,6 +69,5 @@ class RecordConfig(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # enough to rebuild model and data, without the Trainer, which belongs to the machine
-        kept = ("name", "seed_everything", "model", "data")
-        checkpoint["config"] = {key: self.settings[key] for key in kept}
+        checkpoint["config"] = {key: self.settings[key] for key in RECORDED}
         checkpoint["engine"], checkpoint["project"] = __version__, project.package()

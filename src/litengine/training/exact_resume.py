@@ -13,6 +13,7 @@ from torch import nn
 
 from litengine.terminal import print_line
 from litengine.training import run_directory
+from litengine.training.checkpoints import Checkpoints
 
 OWN_CHECKPOINTS = "leave it out: `checkpoints.every_n_steps` and `every_n_minutes` write where a fit resumes exactly"
 UNSUPPORTED: dict[type[Callback], str] = {
@@ -122,7 +123,9 @@ class ExactResume(Callback):
     def _note(self, trainer: Trainer, state: run_directory.State) -> None:
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             directory = Path(trainer.default_root_dir)
-            run_directory.write_state(directory, state)
+            # the direction of the monitored metric, for a study, which cannot ask the metric
+            modes = [each.mode for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+            run_directory.write_state(directory, state, mode=next(iter(modes), None))
             if state != "running":
                 run_directory.disown(directory)
 

@@ -29,15 +29,25 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> st
         FileNotFoundError: if there is no such file.
         ValueError: if less than half of the network's tensors are in the file.
     """
-    theirs, ours = _state_dict(Path(path)), network.state_dict()
+    return copy_fitting(network, _state_dict(Path(path)), f"model.init_from {path}")
+
+
+def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) -> str:
+    """Copies every tensor that fits a network by name and shape, as `load_initial_weights` does.
+
+    Args:
+        source: names where the tensors come from in an error.
+    """
+    ours = network.state_dict()
     fitting = {name: theirs[name] for name, value in ours.items() if name in theirs and _fits(value, theirs[name])}
     new = [name for name in ours if name not in fitting]
     if 2 * len(fitting) < len(ours):
         raise ValueError(
-            f"model.init_from {path}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
+            f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
             f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
         )
-    network.load_state_dict(fitting, strict=False)
+    ours.update(fitting)  # `ours` has the versions of the network's parts
+    network.load_state_dict(ours)
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
 
 

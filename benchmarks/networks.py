@@ -1,0 +1,172 @@
+"""Which networks of torchvision and timm work with nothing but their class path.
+
+    python benchmarks/networks.py --write docs/networks.md              # all of torchvision, one of each timm family
+    python benchmarks/networks.py --only torchvision.models.resnet18 timm.models.resnet10t --onnx
+
+Every network gets two batches of a folder of 12 images of three classes: `fit`, `fit --resume last` for a second epoch,
+`test`, `predict`, and with --onnx `export`. Images have 64 x 64 pixels; if the network refuses these before the first
+step, 224, and then 299. Each network runs in its own process.
+"""
+
+import contextlib
+import io
+import logging
+import multiprocessing
+import os
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from machine import arguments, describe, publish
+from PIL import Image
+
+from litcnn.__main__ import main as program
+
+SIZES = (64, 224, 299)
+SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_xx", "mini", "small", "_xs", "_s")  # in names of timm
+SETTINGS = {
+    "data.source": "litengine.data.ImageFolder",
+    "data.source.root": "images",
+    "data.batch_size": 4,
+    "model.optimizer": "torch.optim.SGD",
+    "model.optimizer.lr": 0.001,
+    "model.lr_scheduler": "null",
+    "trainer.max_epochs": 1,
+    "trainer.limit_train_batches": 2,
+    "trainer.accelerator": "cpu",
+    "trainer.precision": "32-true",
+    "trainer.logger": "false",
+    "trainer.enable_progress_bar": "false",
+}
+COLUMNS = ["network", "million parameters", "pixels", "fit", "resume", "test", "predict", "onnx", "seconds"]
+
+
+def parameters(builder: Any) -> int:
+    """Of a model with its default arguments; it takes no memory."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in builder().parameters())
+
+
+def torchvision_networks() -> Iterator[tuple[str, int]]:
+    """Class path and parameters of every classification architecture."""
+    for name in torchvision.models.list_models(module=torchvision.models):
+        yield f"torchvision.models.{name}", torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+
+
+def timm_networks() -> Iterator[tuple[str, int]]:
+    """Class path and parameters of one small model of each family, which is a module of timm."""
+    try:
+        import timm
+    except ImportError:  # an optional package
+        return
+    for family in timm.list_modules():
+        names = sorted(timm.list_models(module=family), key=lambda name: not any(word in name for word in SMALL))
+        sizes = {}
+        for name in names[:4]:
+            with contextlib.suppress(Exception):  # some cannot be built without memory
+                sizes[name] = parameters(timm.model_entrypoint(name))
+        if names:
+            name = min(sizes, key=sizes.__getitem__, default=names[0])
+            yield f"timm.models.{name}", sizes.get(name, 0)
+
+
+def make_images(root: Path) -> None:
+    random = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in "abc":
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(4 if split == "train" else 1):
+                pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+def steps(path: str, size: int, onnx: bool) -> dict[str, list[str]]:
+    settings = SETTINGS | {"data.source.image_size": size, "model.network": path}
+    start = ["fit", *(f"--{name}={value}" for name, value in settings.items())]
+    found = {
+        "fit": start,
+        "resume": ["fit", "--resume", "last", "--trainer.max_epochs", "2"],
+        "test": ["test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu"],
+        "predict": ["predict", "--ckpt_path", "best.ckpt", "--images", "images/test"],
+    }
+    return found | ({"onnx": ["export", "--ckpt_path", "best.ckpt", "--format", "onnx"]} if onnx else {})
+
+
+def attempt(path: str, onnx: bool, answers: Any) -> None:
+    """Puts the pixels, and for each step yes or the error, into `answers`. Runs in its own process."""
+    with tempfile.TemporaryDirectory(prefix="networks-") as home:
+        os.chdir(home)
+        make_images(Path("images"))
+        for size in SIZES:
+            found = {"pixels": str(size)}
+            for step, args in steps(path, size, onnx).items():
+                found[step] = outcome(args)
+                if found[step] != "yes":
+                    break
+            if found["fit"] == "yes" or not found["fit"].startswith("error: "):
+                break
+        os.chdir("/")
+    answers.put(found)
+
+
+def outcome(args: list[str]) -> str:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            program(args)
+    except SystemExit as stop:
+        if stop.code:
+            return said.getvalue().strip().rpartition("\n")[2] or str(stop.code)
+    except BaseException:
+        return f"traceback: {traceback.format_exc(chain=False).strip().rpartition(chr(10))[2]}"
+    return "yes"
+
+
+def main(given: list[str] | None = None) -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--only", nargs="*", metavar="CLASS_PATH", help="these networks")
+    parser.add_argument("--onnx", action="store_true", help="also export each network, which takes longest")
+    parser.add_argument("--largest", type=float, default=1000, help="million parameters; larger ones are not tried")
+    parser.add_argument("--minutes", type=float, default=600, help="no network is begun after this time")
+    args = parser.parse_args(given)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    if args.only:
+        networks = dict.fromkeys(args.only, 0)
+    elif args.quick:
+        networks = {"torchvision.models.squeezenet1_1": 0}
+    else:
+        networks = dict(sorted([*torchvision_networks(), *timm_networks()], key=lambda pair: pair[1]))
+    rows, context = [], multiprocessing.get_context("fork")
+    for path, count in networks.items():
+        if count > args.largest * 1e6 or time.monotonic() - began > 60 * args.minutes:
+            continue
+        started, answers = time.monotonic(), context.SimpleQueue()
+        process = context.Process(target=attempt, args=(path, args.onnx, answers))
+        process.start()
+        process.join()
+        found = {"fit": f"exit code {process.exitcode}"} if answers.empty() else answers.get()
+        number = f"{count / 1e6:.1f}" if count else ""
+        cells = [found.get(column, "") for column in COLUMNS[2:-1]]
+        rows.append([f"`{path}`", number, *cells, f"{time.monotonic() - started:.0f}"])
+        print(*rows[-1], flush=True)
+    works = sum(row[3:7] == ["yes"] * 4 for row in rows)
+    facts = (
+        f"{describe(note=args.note)}, torchvision {torchvision.__version__}. {len(rows)} of {len(networks)} networks "
+        f"were tried (the smaller ones first), and {works} of these passed fit, resume, test and predict."
+    )
+    publish("networks.py", facts, COLUMNS, sorted(rows), args.write)
+
+
+if __name__ == "__main__":
+    main()
