@@ -272,7 +272,7 @@ def test_a_network_of_timm(format: str) -> None:
     if format == "safetensors":
         again = timm.create_model(**arguments).eval()
         again.load_state_dict(safetensors.torch.load_file(path))
-        found = again(normalized(digits()[:50])).softmax(1)
+        found = (again(normalized(digits()[:50])) / about(path)["temperature"]).softmax(1)
     else:
         found = use(path, digits()[:50])
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
