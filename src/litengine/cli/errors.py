@@ -64,8 +64,9 @@ def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
     """What is wrong with a command line that does not begin with a verb."""
     if args and args[0] in verbs:
         twice = [arg for arg in args if arg.partition("=")[0] == "--ckpt_path"][1:]
-        several = "list them after one --ckpt_path" if args[0] == "predict" else "give --ckpt_path once"
-        return f"{args[0]} takes one --ckpt_path: {several}" if twice else None
+        if twice and args[0] == "predict":
+            return "give --ckpt_path once, with all checkpoints after it"
+        return f"{args[0]} takes one checkpoint: give --ckpt_path once" if twice else None
     if given := next((arg for arg in args if arg in verbs), None):
         return f"{given} comes first, and all options and configs after it: {given} --config …"
     if not args or args[0].startswith("-"):

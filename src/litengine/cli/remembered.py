@@ -16,7 +16,7 @@ from litengine.inference.safe_config import read_config
 from litengine.loggers import Wandb
 from litengine.terminal import print_line
 from litengine.training import run_directory
-from litengine.training.checkpoint_files import newest_intact
+from litengine.training.checkpoint_files import newest_intact, read
 
 WHERE = ("project", "entity", "mode")  # settings of W&B that say where images go
 
@@ -55,6 +55,21 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
     else:
         place += ["--ckpt_path", str(newest.path)]
     return ["fit", "--config", json.dumps(_config_of(directory)), *rest, *place]
+
+
+def with_labelled_folder(args: list[str]) -> list[str]:
+    """Replaces `test --images FOLDER` by the source that takes all images of a folder of class folders for the test, in
+    the size of the checkpoint's images."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--images")
+    parser.add_argument("--ckpt_path", default="")
+    given, others = parser.parse_known_args(args)
+    if args[0] != "test" or not given.images or not given.ckpt_path:
+        return args
+    size = read(given.ckpt_path)["data"]["image_shape"][1]
+    source = {"root": given.images, "test_fraction": 1, "image_size": size}
+    values = [f"--data.source.init_args.{name}={value}" for name, value in source.items()]
+    return [*others, "--ckpt_path", given.ckpt_path, "--data.source=litengine.data.ImageFolder", *values]
 
 
 def _config_of(directory: Path) -> Any:

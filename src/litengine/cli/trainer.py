@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
 from litengine.cli import errors
-from litengine.cli.remembered import as_list, with_what_is_remembered
+from litengine.cli.remembered import as_list, with_labelled_folder, with_what_is_remembered
 from litengine.cli.settings import Settings, configs_first, defaults_of, full_path, plain
 from litengine.data import Source
 from litengine.distributed import is_lost_process
@@ -102,6 +102,8 @@ class CLI(LightningCLI):
         # jsonargparse hands the default arguments of a class on to the class that replaces it, such as the widths of
         # the default network to another network that has widths
         parser.set_defaults(dict.fromkeys(Settings(self.args, parser).replaced()))
+        if self.verb == "test":
+            parser.add_argument("--images", type=str | None, help="Test on this folder of class folders instead.")
         if self.verb == "fit":
             parser.add_argument("--test_after_fit", type=bool, default=False, help="Test the best checkpoint at once.")
             parser.add_argument("--resume", type=str | None, help=RESUME_HELP)
@@ -274,7 +276,7 @@ class CLI(LightningCLI):
 
 def run_verb(args: list[str]) -> None:
     """Runs a command line that begins with one of the verbs."""
-    CLI(args)
+    CLI(with_labelled_folder(args))
 
 
 def multiplies_bf16() -> bool:

@@ -136,7 +136,7 @@ def save(network: nn.Module, spec: dict[str, Any], path: str = "best.ckpt", **co
         "config": {"model": {"network": spec}},
         "data": {
             **{"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": STD},
-            **{"tta": content.pop("tta", "none"), "channels_last": True},
+            **{"tta": content.pop("tta", "none"), "channels_last": True, "temperature": 0.5},
         },
         "state_dict": ImageClassifier(network).state_dict(),
     }
@@ -193,7 +193,8 @@ def use(path: Path, images: Tensor) -> Tensor:
     network.load_state_dict(safetensors.torch.load_file(path))
     mean, std = (torch.tensor(settings[name]).view(3, 1, 1) for name in ("mean", "std"))
     with torch.inference_mode():
-        return tta.average(network, (images / 255 - mean) / std, settings["tta"]).softmax(1)
+        logits = tta.average(network, (images / 255 - mean) / std, settings["tta"])
+        return (logits / settings["temperature"]).softmax(1)
 
 
 def left() -> list[str]:
@@ -271,7 +272,7 @@ def test_a_network_of_timm(format: str) -> None:
     if format == "safetensors":
         again = timm.create_model(**arguments).eval()
         again.load_state_dict(safetensors.torch.load_file(path))
-        found = again(normalized(digits()[:50])).softmax(1)
+        found = (again(normalized(digits()[:50])) / about(path)["temperature"]).softmax(1)
     else:
         found = use(path, digits()[:50])
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
@@ -308,6 +309,7 @@ def test_it_knows_what_it_is(exported: Any, format: str) -> None:
         "mean": pytest.approx(MEAN),
         "std": pytest.approx(STD),
         "tta": "flip",
+        "temperature": 0.5,
         "network": CNN_SPEC,
     }
     if format == "safetensors":
@@ -422,6 +424,7 @@ def test_a_file_with_other_weights_is_not_kept(
     [
         lambda classifier: classifier.normalize.set([m + 1 / 255 for m in MEAN], STD),
         lambda classifier: setattr(classifier, "tta", "flip"),
+        lambda classifier: setattr(classifier, "temperature", 1.0),
         lambda classifier: classifier.network.train(),
     ],
 )
