@@ -66,7 +66,7 @@ def test_it_writes_a_stream_with_the_splits_of_the_data(capsys):
 def test_without_litdata_nothing_is_done(monkeypatch):
     monkeypatch.setattr(stream_files, "find_spec", lambda name: None)
     source = FakeSource()
-    with pytest.raises(ValueError, match=r'pip install -e "\.\[stream\]"'):
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[stream\]'"):
         prepare(ImageData(source), "stream")
     assert source.prepared == 0
 
