@@ -14,7 +14,6 @@ from typing import IO, Any, Literal, get_args
 import yaml
 
 from litengine.files import link, relative, write_whole
-from litengine.training.launch import agree
 
 if sys.platform != "win32":
     import fcntl
@@ -40,6 +39,8 @@ def new_run_dir(
     Raises:
         ValueError: for a name that cannot be one folder, or if `given` holds a run.
     """
+    from litengine.training.launch import agree  # imports torch
+
     return Path(agree("run directory", lambda: str(_make_run_dir(root, name, settings, given))))
 
 
