@@ -69,7 +69,7 @@ def test_every_config_follows_it(path: Path) -> None:
         ("data.augment.0.init_args.mode", "mirror", r"\$.data.augment\[0\].init_args.mode: 'mirror' is not one of"),
         ("data.source.init_args", {"rooot": "data"}, r"\$.data.source.init_args: .*rooot"),
         ("data.seed", 1, r"\$.data: .*seed"),  # it follows seed_everything
-        ("checkpoints.mode", "best", r"\$.checkpoints.mode: 'best' is not one of \['max', 'min'\]"),
+        ("numerics.on_nan", "best", r"\$.numerics.on_nan: 'best' is not one of \['stop', 'skip'\]"),
         ("trust", "my_networks", r"\$.trust: .*array"),
     ],
 )
