@@ -72,15 +72,17 @@ def test_a_stopped_study_continues_to_the_same_table(number, study, program):
     assert rows(HOME) == rows("runs/whole") and trained(HOME) == ALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_its_runs", [True, False])
 def test_a_killed_study_continues_to_the_same_table(with_its_runs, study, program, capsys):
     study(*FOLDS, *SLOW, "--name", "whole")
-    killed = program(*FOLDS, *SLOW)
+    long = ["--model.pause", "3"]  # the next study has to start while the run is at work
+    killed = program(*FOLDS, *long)
     wait_for(lambda: any("\n1," in path.read_text() for path in HOME.glob("fold-1/*/metrics.csv")))
     kill_with_children(killed.pid) if with_its_runs else killed.kill()
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=120)
     capsys.readouterr()
-    study(*FOLDS, *SLOW)
+    study(*FOLDS, *long)
     assert ("fold-1: waiting for another process" in capsys.readouterr().out) != with_its_runs
     assert rows(HOME) == rows("runs/whole") and trained(HOME) == ALL
 

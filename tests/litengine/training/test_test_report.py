@@ -109,7 +109,8 @@ def test_of_few_classes_there_is_no_top5():
 
 def test_part_of_the_images_is_reported_as_such():
     measure(limit_test_batches=2)
-    assert [row["image"] for row in predictions()] == [str(place) for place in range(18)]
+    places = [int(row["image"]) for row in predictions()]
+    assert len(places) == 18 and places == sorted(set(places))  # in order, each once; the classes are mixed evenly
 
 
 def test_a_dry_run_says_its_numbers_and_writes_nothing(capsys):
