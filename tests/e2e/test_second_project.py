@@ -13,7 +13,7 @@ from PIL import Image
 
 from litengine.cli import main
 from litengine.data import Digits
-from litengine.inference import load
+from litengine.inference.predictor import load
 
 PROJECT = """
 import numpy as np

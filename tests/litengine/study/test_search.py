@@ -145,7 +145,7 @@ def test_a_metric_may_be_minimized(study):
     best = min(rows(HOME), key=lambda row: float(row["val/loss"]))
     assert Path("best.ckpt").resolve().parts[-4] == f"trial-{best['trial']}"
     config = yaml.safe_load(next(Path("runs/search/trial-0").glob("*/config.yaml")).read_text())
-    assert config["checkpoints"] == {"monitor": "val/loss", "mode": "min"}
+    assert config["checkpoints"] == {"monitor": "val/loss", "mode": "min", "link_best": False}
 
 
 def test_only_the_best_is_tested_and_only_if_asked(study, capsys):
