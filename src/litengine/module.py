@@ -232,7 +232,8 @@ class ClassifierModule(LightningModule):
         if self._resumed:
             return
         if self.init_from:
-            print_line(f"{self.init_from}: {load_initial_weights(self.network, self.init_from)}")
+            loaded = load_initial_weights(self.network, self.init_from, self.class_names)
+            print_line(f"{self.init_from}: {loaded}")
         elif hasattr(self.network, "initialize"):
             data: ClassificationData = self.trainer.datamodule  # type: ignore[attr-defined]
             initialize: Any = self.network.initialize

@@ -153,6 +153,7 @@ def test_every_shipped_config_trains(config: str, tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     source = {
         "digits.yaml": [],
+        "finetune.yaml": ["--data.source.init_args.root", "images", "--model.init_from", "null"],
         "images.yaml": ["--data.source.init_args.root", str(tmp_path / "images")],
     }.get(config, ["--data.source", "litengine.data.Digits"])  # theirs would have to be downloaded
     few = ["--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1", "--data.batch_size", "16"]

@@ -96,6 +96,20 @@ def test_a_fit_starts_from_the_weights_of_a_file_except_for_another_head(form, c
     fit(classifier(init_from=path, freeze=["0"]), data(), epochs=2, ckpt_path="checkpoints/last.ckpt")
 
 
+def test_the_head_of_a_checkpoint_with_other_classes_of_the_same_number_is_new():
+    fit(classifier(), data(), Checkpoints(), epochs=1)
+    content = torch.load("checkpoints/last.ckpt", weights_only=True)
+    names = content["data"]["class_names"]
+    trained = {name.removeprefix("network."): value for name, value in content["state_dict"].items()}
+    for others, new in {(*names,): set(), ("x", *names[1:]): HEAD}.items():
+        content["data"]["class_names"] = list(others)
+        torch.save(content | {"config": {}}, "other.ckpt")
+        started = network(3)
+        line = load_initial_weights(started, "other.ckpt", names)
+        assert changed(trained, started.state_dict()) == new
+        assert ("new: 2.weight, 2.bias" in line) == bool(new)
+
+
 def test_weights_of_another_network_and_other_files_are_refused():
     torch.save(nn.Linear(2, 2).state_dict(), "other.pth")
     with pytest.raises(ValueError, match=r"other.pth: only 0 of the network's 9 tensors .*the file has weight, bias"):

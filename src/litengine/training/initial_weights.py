@@ -1,7 +1,7 @@
 """Weights that a fit starts from: a checkpoint, or a file of the same architecture."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ LISTED = 6
 PREFIXES = ("network.", "module.", "model.", "_orig_mod.")  # that wrappers put in front of the names
 
 
-def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
-    """Copies every tensor of a file that fits a network by name and shape; the others keep their new values.
+def load_initial_weights(network: nn.Module, path: str | os.PathLike[str], class_names: Sequence[str] = ()) -> str:
+    """Copies every tensor of a file that fits a network by name and shape; the others keep their new values, such as a
+    head with another number of classes, or the head of a checkpoint with other class names.
 
     Args:
-        network: gets the weights; a head with another number of classes, or a first layer for other channels, stays
-            new.
         path: a checkpoint of this engine, a `.safetensors`, or a file of `torch.save` with a state dict.
+        class_names: of the data, in the order of the logits; not compared if empty.
 
     Returns:
         One line for the user, such as "loaded 120 of 122 tensors, new: fc.weight, fc.bias".
@@ -29,7 +29,13 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> st
         FileNotFoundError: if there is no such file.
         ValueError: if less than half of the network's tensors are in the file.
     """
-    return copy_fitting(network, _state_dict(Path(path)), f"model.init_from {path}")
+    content = _content(Path(path))
+    tensors = _state_dict(content, path)
+    theirs = content["data"]["class_names"] if Path(path).suffix == ".ckpt" else class_names
+    if class_names and list(theirs) != list(class_names):
+        for name in _head(network, len(class_names)):
+            tensors.pop(name, None)  # else the logit of one class would start as that of another
+    return copy_fitting(network, tensors, f"model.init_from {path}")
 
 
 def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) -> str:
@@ -51,17 +57,29 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _content(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"model.init_from {path}: there is no such file")
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        content: Any = load_file(path)
-    elif path.suffix == ".ckpt":
-        content = checkpoint_files.read(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return load_file(path)
+    if path.suffix == ".ckpt":
+        return checkpoint_files.read(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _head(network: nn.Module, classes: int) -> list[str]:
+    """The names of the parameters of the last layer with an output for each class."""
+    last: list[str] = []
+    for prefix, layer in network.named_modules():
+        own = dict(layer.named_parameters(prefix, recurse=False))
+        if any(len(value) == classes for value in own.values() if value.ndim):
+            last = list(own)
+    return last
+
+
+def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
