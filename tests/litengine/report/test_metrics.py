@@ -1,4 +1,4 @@
-"""The numbers of a report, against scikit-learn and by hand."""
+"""The numbers of a report, against scikit-learn and computed examples."""
 
 import math
 
