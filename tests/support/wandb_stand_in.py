@@ -55,6 +55,9 @@ class Run:
 class StandIn:
     """The server, in a thread. `fault(kind, status, times)` makes requests fail.
 
+    The agent of a sweep gets the settings in `sweep_runs` one after the other, and is asked to stop the runs in
+    `stopped`.
+
     A kind is `all`, the first part of a path (graphql, files for the file stream, upload) or a GraphQL operation. The
     status 0 answers with no JSON, -1 with null fields.
     """
@@ -63,6 +66,9 @@ class StandIn:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.faults: list[list[Any]] = []
+        self.sweep: dict[str, Any] = {}
+        self.sweep_runs: list[dict[str, Any]] = []
+        self.stopped: set[str] = set()
         self.operations: list[str] = []
         self.posted = threading.Event()  # set whenever history lines arrive
 
@@ -180,3 +186,25 @@ class StandIn:
         self.artifacts.append(input)
         sequence = {"id": "S", "latestArtifact": None}
         return {"createArtifact": {"artifact": {"id": "A", "state": "COMMITTED", "artifactSequence": sequence}}}
+
+    def on_UpsertSweep(self, **given: Any) -> Any:
+        self.sweep = {"id": "SW", "name": "sweep123", "state": "RUNNING", "config": given["config"], "project": PROJECT}
+        return {"upsertSweep": {"sweep": self.sweep, "configValidationWarnings": []}}
+
+    def on_SweepWithRuns(self, **_: Any) -> Any:
+        names = ("method", "description", "createdAt", "heartbeatAt", "updatedAt", "earlyStopJobRunning", "bestLoss")
+        nothing = dict.fromkeys((*names, "controller", "scheduler"))
+        return {"project": {"sweep": {**nothing, **self.sweep, "runs": {"edges": []}}}}
+
+    def on_CreateAgent(self, **_: Any) -> Any:
+        return {"createAgent": {"agent": {"id": "AG"}}}
+
+    def on_Heartbeat(self, **given: Any) -> Any:
+        active = json.loads(given["runState"])
+        orders = [{"type": "stop", "run_id": name} for name in active if name in self.stopped]
+        if not active and self.sweep_runs:
+            args = {key: {"value": value} for key, value in self.sweep_runs.pop(0).items()}
+            orders = [{"type": "run", "run_id": f"run{len(self.sweep_runs)}", "program": "main.py", "args": args}]
+        elif not active:
+            orders = [{"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "AG"}, "commands": json.dumps(orders)}}

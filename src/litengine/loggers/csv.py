@@ -1,4 +1,4 @@
-"""Metrics as CSV: always written, whatever else tracks the run."""
+"""Metrics as CSV: always written."""
 
 import csv
 import errno
