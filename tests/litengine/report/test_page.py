@@ -32,9 +32,8 @@ class Parsed(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID and not self.get_starttag_text().endswith("/>"):
-            self.open.append(tag)
+        self.handle_startendtag(tag, attrs)
+        self.open += [tag] * (tag not in VOID)
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
