@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote
@@ -59,7 +61,7 @@ class StandIn:
     `stopped`.
 
     A kind is `all`, the first part of a path (graphql, files for the file stream, upload) or a GraphQL operation. The
-    status 0 answers with no JSON, -1 with null fields.
+    status 0 answers with no JSON, -1 with null fields, -2 after 20 s.
     """
 
     def __init__(self) -> None:
@@ -105,12 +107,15 @@ class StandIn:
 
     def answer(self, path: list[str], body: bytes) -> tuple[int, bytes]:
         request = json.loads(body) if path[0] == "graphql" or path[-1] == "file_stream" else {}
-        operation = request.get("operationName") or ""
+        named = re.search(r"(?:query|mutation)\s+(\w+)", request.get("query", ""))
+        operation = named[1] if named else ""
         self.operations.append(operation or path[0])
         for fault in self.faults:
             if fault[0] in ("all", path[0], operation) and fault[2] > 0:
                 fault[2] -= 1
-                answers = {0: (200, b"<html>"), -1: (200, b'{"data": {"viewer": null}}')}
+                if fault[1] == -2:
+                    time.sleep(20)
+                answers = {0: (200, b"<html>"), -1: (200, b'{"data": {"viewer": null}}'), -2: (200, b"")}
                 return answers.get(fault[1]) or (fault[1], b'{"errors": [{"message": "refused on demand"}]}')
         if path[0] == "graphql":
             method = getattr(self, f"on_{operation}", lambda **_: {"project": None})

@@ -288,7 +288,9 @@ class Wandb(WandbLogger):
         if step is not None:
             row[STEP] = step
         self._run.log(row, step=self._step)
-        self._unsent.setdefault(self._step, {}).update(_numbers(row))
+        if self._service_log is not None:
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            self._unsent.setdefault(self._step, {}).update(numbers)
 
     def _summarize(self, row: Mapping[str, Any], step: int | None) -> None:
         """Remembers the last step of the fit and the best value of the monitored metric."""
@@ -432,10 +434,6 @@ class Wandb(WandbLogger):
 def _upload(run: Any, when: str) -> str:
     folder = Path(run.dir).parent  # run.dir is <folder>/files
     return f": upload {when} with `wandb sync --include-online {relative(folder)}`"
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def _without_absolute_paths(value: Any) -> Any:

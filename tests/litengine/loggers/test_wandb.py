@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -61,17 +60,12 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """A server that W&B is pointed at, with a key."""
     stand_in = StandIn()
-    point_at(monkeypatch, stand_in.server.server_port)
+    for name, value in stand_in.environment.items():
+        monkeypatch.setenv(name, value)
     yield stand_in
     if tracking._recording is not None:
         tracking._recording.close()
     stand_in.close()
-
-
-def point_at(monkeypatch: pytest.MonkeyPatch, port: int) -> str:
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    return f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
@@ -121,14 +115,6 @@ def kill_service() -> None:
     raise AssertionError("wandb-core is not running")
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    """Runs a program in the working directory that can import these tests."""
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
-
-
 # without a server
 
 
@@ -159,12 +145,7 @@ def test_offline_run_holds_config_and_metrics(
 
 @pytest.mark.parametrize(
     ("mode", "said"),
-    [
-        ("", "offline (no API key)"),
-        ("offline", "offline (W&B mode is set to "),
-        ("disabled", "disabled (W&B mode is set to "),
-        ("dryrun", "offline (W&B mode is set to "),
-    ],
+    [("", "offline (no API key)"), ("dryrun", "offline (W&B mode is set"), ("disabled", "disabled (W&B mode is set")],
 )
 def test_without_a_key_or_by_wandb_mode_it_is_offline_at_once(
     server: StandIn, monkeypatch: pytest.MonkeyPatch, mode: str, said: str
@@ -206,7 +187,7 @@ def test_a_dead_service_does_not_stop_the_fit(warnings: Callable[[], list[str]])
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [3, -1])  # in the fit, and after the last row
 def test_the_program_whose_service_died_ends_cleanly(at: int) -> None:
-    done = python(f"""
+    code = f"""
 from test_wandb import Model, Wandb, fit, kill_service
 def injure():
     kill_service()
@@ -214,7 +195,10 @@ def injure():
         print("bar", flush=True)
 fit(Wandb(), Model({at}, injure))
 {"injure()" if at < 0 else ""}
-""")
+"""
+    paths = [str(Path(__file__).parent), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "bar" in done.stdout and "W&B stopped" in done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, done.stderr
     assert done.stderr.count("W&B ") == 1 and "socket.send" not in done.stderr, done.stderr
@@ -288,29 +272,24 @@ def test_only_the_first_process_records(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize(
     ("status", "reason"),
-    [(0, "invalid character"), (401, "refused on demand"), (-1, "did not recognize an account"), (503, "not answer")],
+    [
+        (0, "invalid character"),
+        (401, "refused on demand"),
+        (-1, "did not recognize an account"),
+        (503, "does not answer"),
+        (-2, "does not answer"),  # accepts the connection and stays silent
+        (None, "does not answer"),  # refuses the connection
+    ],
 )
 def test_a_server_without_a_useful_answer_is_offline(
-    server: StandIn, monkeypatch: pytest.MonkeyPatch, status: int, reason: str
+    server: StandIn, monkeypatch: pytest.MonkeyPatch, status: int | None, reason: str
 ) -> None:
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
-    server.fault("all", status)
+    server.close() if status is None else server.fault("all", status)
     start = time.monotonic()
     told = Wandb().status
     assert told.startswith("offline (") and server.url in told and reason in told and time.monotonic() - start < 15
     assert ": upload later with `wandb sync --include-online wandb/offline-run-" in told
-
-
-@pytest.mark.parametrize("listening", [False, True])
-def test_a_server_that_refuses_or_hangs_is_offline(monkeypatch: pytest.MonkeyPatch, listening: bool) -> None:
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        address = point_at(monkeypatch, sock.getsockname()[1])
-        if listening:
-            sock.listen()  # connects and never answers
-        start = time.monotonic()
-        assert Wandb().status.startswith(f"offline ({address} does not answer)") and time.monotonic() - start < 15
 
 
 @pytest.mark.parametrize("status", [502, 429])
@@ -319,14 +298,8 @@ def test_one_failure_at_the_start_is_retried(server: StandIn, status: int) -> No
     assert Wandb().status == f"online: {server.url}/team/litengine/runs/{next(iter(server.runs))}"
 
 
-def test_netrc_and_a_server_that_cannot_open_a_run(
-    server: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_server_that_cannot_open_a_run(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     server.fault("UpsertBucket", 400)
-    monkeypatch.delenv("WANDB_API_KEY")
-    netrc = tmp_path / "home/.netrc"
-    netrc.write_text(f"machine {server.url.removeprefix('http://')}\n  login user\n  password {KEY}\n")
-    netrc.chmod(0o600)
     monkeypatch.setattr(tracking, "INIT_SECONDS", 4.0)
     logger = Wandb()
     assert logger.status.startswith("offline (W&B did not start: ")
