@@ -196,40 +196,41 @@ class Wandb(WandbLogger):
             for name in [name for name in dict(run.summary) if name.startswith("val/")]:
                 run.define_metric(name, summary="none")
 
-    @_guarded
+    @rank_zero_only
     def forget_from(self, step: int) -> None:
         """Makes the history of a resumed run equal to the rows of metrics.csv before `step`.
 
         Removes later rows from the server, or does not send them again if it cannot rewind runs; sends rows that a
         killed process did not upload. Must be called before CSVMetrics removes its rows.
         """
-        run = self._run or self.experiment
-        if run.disabled:
-            return
-        _, rows, _ = read_rows(Path(self.save_dir or ".", "metrics.csv"))
-        kept = [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in before(step, rows)]
-        last = max([place for place, row in kept if "epoch" in row], default=step)
-        folder = Path(run.dir).parent
-        earlier = [path for path in folder.parent.glob(f"*run-*-{run.id}*") if path != folder]
-        sent = any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier)
-        after = None
-        if sent if run.offline else run.starting_step and any("epoch" not in row for _, row in kept):
-            after = -1  # all is sent again: how much arrived is not known, or rows of evaluations took up steps
-        elif run.starting_step > last + (last < step - 1):  # else more metrics may come for the last row
-            after = last - 1
-        self._summary = {}
-        for place, row in kept:
-            if "epoch" in row:
-                self._summarize(row, place)
-        if after is not None:
-            run.finish()
-            run = self._open(after)
-            self._known = range(step, run.starting_step if len(kept) < len(rows) else 0)
-        for place, row in kept:
-            if place >= run.starting_step:
-                self._log(row, place, evaluated="epoch" not in row)
-        for file in [file for path in earlier for file in path.glob("*.wandb")]:
-            Path(f"{file}.synced").touch()  # the new folder has these rows: `wandb sync` skips the old ones
+        with self._guard("resuming the run", fatal=True):
+            run = self._run or self.experiment
+            if run.disabled:
+                return
+            _, rows, _ = read_rows(Path(self.save_dir or ".", "metrics.csv"))
+            kept = [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in before(step, rows)]
+            last = max([place for place, row in kept if "epoch" in row], default=step)
+            folder = Path(run.dir).parent
+            earlier = [path for path in folder.parent.glob(f"*run-*-{run.id}*") if path != folder]
+            sent = any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier)
+            after = None
+            if sent if run.offline else run.starting_step and any("epoch" not in row for _, row in kept):
+                after = -1  # all is sent again: how much arrived is not known, or rows of evaluations took up steps
+            elif run.starting_step > last + (last < step - 1):  # else more metrics may come for the last row
+                after = last - 1
+            self._summary = {}
+            for place, row in kept:
+                if "epoch" in row:
+                    self._summarize(row, place)
+            if after is not None:
+                run.finish()
+                run = self._open(after)
+                self._known = range(step, run.starting_step if len(kept) < len(rows) else 0)
+            for place, row in kept:
+                if place >= run.starting_step:
+                    self._log(row, place, evaluated="epoch" not in row)
+            for file in [file for path in earlier for file in path.glob("*.wandb")]:
+                Path(f"{file}.synced").touch()  # the new folder has these rows: `wandb sync` skips the old ones
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
