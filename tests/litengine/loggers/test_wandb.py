@@ -39,16 +39,14 @@ QUICK = {  # W&B's own settings: short intervals, and nothing collected that no 
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def tracked(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No key, no settings, no run from outside, and none left behind."""
     for name in list(os.environ):
-        if name.startswith(("WANDB_", "XDG_", "NETRC")) or name.lower().endswith("_proxy"):
+        if name.startswith(("XDG_", "NETRC")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+    monkeypatch.delenv("WANDB_MODE")
     for name, value in QUICK.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    (tmp_path / "home").mkdir()
-    monkeypatch.chdir(tmp_path)
     yield
     if tracking._recording is not None:
         tracking._recording.close()
