@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote
@@ -55,14 +57,20 @@ class Run:
 class StandIn:
     """The server, in a thread. `fault(kind, status, times)` makes requests fail.
 
+    The agent of a sweep gets the settings in `sweep_runs` one after the other, and is asked to stop the runs in
+    `stopped`.
+
     A kind is `all`, the first part of a path (graphql, files for the file stream, upload) or a GraphQL operation. The
-    status 0 answers with no JSON, -1 with null fields.
+    status 0 answers with no JSON, -1 with null fields, -2 after 20 s.
     """
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
         self.artifacts: list[dict[str, Any]] = []
         self.faults: list[list[Any]] = []
+        self.sweep: dict[str, Any] = {}
+        self.sweep_runs: list[dict[str, Any]] = []
+        self.stopped: set[str] = set()
         self.operations: list[str] = []
         self.posted = threading.Event()  # set whenever history lines arrive
 
@@ -99,12 +107,15 @@ class StandIn:
 
     def answer(self, path: list[str], body: bytes) -> tuple[int, bytes]:
         request = json.loads(body) if path[0] == "graphql" or path[-1] == "file_stream" else {}
-        operation = request.get("operationName") or ""
+        named = re.search(r"(?:query|mutation)\s+(\w+)", request.get("query", ""))
+        operation = named[1] if named else ""
         self.operations.append(operation or path[0])
         for fault in self.faults:
             if fault[0] in ("all", path[0], operation) and fault[2] > 0:
                 fault[2] -= 1
-                answers = {0: (200, b"<html>"), -1: (200, b'{"data": {"viewer": null}}')}
+                if fault[1] == -2:
+                    time.sleep(20)
+                answers = {0: (200, b"<html>"), -1: (200, b'{"data": {"viewer": null}}'), -2: (200, b"")}
                 return answers.get(fault[1]) or (fault[1], b'{"errors": [{"message": "refused on demand"}]}')
         if path[0] == "graphql":
             method = getattr(self, f"on_{operation}", lambda **_: {"project": None})
@@ -180,3 +191,25 @@ class StandIn:
         self.artifacts.append(input)
         sequence = {"id": "S", "latestArtifact": None}
         return {"createArtifact": {"artifact": {"id": "A", "state": "COMMITTED", "artifactSequence": sequence}}}
+
+    def on_UpsertSweep(self, **given: Any) -> Any:
+        self.sweep = {"id": "SW", "name": "sweep123", "state": "RUNNING", "config": given["config"], "project": PROJECT}
+        return {"upsertSweep": {"sweep": self.sweep, "configValidationWarnings": []}}
+
+    def on_SweepWithRuns(self, **_: Any) -> Any:
+        names = ("method", "description", "createdAt", "heartbeatAt", "updatedAt", "earlyStopJobRunning", "bestLoss")
+        nothing = dict.fromkeys((*names, "controller", "scheduler"))
+        return {"project": {"sweep": {**nothing, **self.sweep, "runs": {"edges": []}}}}
+
+    def on_CreateAgent(self, **_: Any) -> Any:
+        return {"createAgent": {"agent": {"id": "AG"}}}
+
+    def on_Heartbeat(self, **given: Any) -> Any:
+        active = json.loads(given["runState"])
+        orders = [{"type": "stop", "run_id": name} for name in active if name in self.stopped]
+        if not active and self.sweep_runs:
+            args = {key: {"value": value} for key, value in self.sweep_runs.pop(0).items()}
+            orders = [{"type": "run", "run_id": f"run{len(self.sweep_runs)}", "program": "main.py", "args": args}]
+        elif not active:
+            orders = [{"type": "exit"}]
+        return {"agentHeartbeat": {"agent": {"id": "AG"}, "commands": json.dumps(orders)}}

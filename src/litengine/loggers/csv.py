@@ -1,4 +1,4 @@
-"""Metrics as CSV: always written, whatever else tracks the run."""
+"""Metrics as CSV: always written."""
 
 import csv
 import errno
@@ -56,12 +56,13 @@ class CSVMetrics(Logger):
                 self._columns += new_columns
                 self._write_all()
             else:
-                self._write_last_row()
+                with self.path.open("r+b") as file:
+                    file.seek(self._last_row_at)
+                    file.write(self._line(self._rows[-1]).encode())
+                    file.truncate()
         except OSError as error:
             remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "make it writable"
-            raise OSError(
-                f"cannot write {self.path}: {error.strerror}; {remedy}, then `fit --resume` goes on"
-            ) from error
+            raise OSError(f"cannot write {self.path}: {error.strerror}; {remedy}, then `fit --resume last`") from error
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -87,14 +88,7 @@ class CSVMetrics(Logger):
         header = self._line(dict(zip(self._columns, self._columns, strict=True)))
         lines = [self._line(row) for row in self._rows]
         self._last_row_at = len((header + "".join(lines[:-1])).encode())
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, header + "".join(lines))
-
-    def _write_last_row(self) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(self._last_row_at)
-            file.write(self._line(self._rows[-1]).encode())
-            file.truncate()
 
     def _line(self, row: dict[str, str]) -> str:
         text = io.StringIO()

@@ -14,10 +14,11 @@ import sys
 import traceback
 import uuid
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
@@ -30,11 +31,23 @@ from litengine.loggers.csv import before, read_rows
 INIT_SECONDS = 20.0  # W&B's own default is 90
 FINISH_SECONDS = 30.0  # by default W&B waits for the upload without a limit
 STEP = "trainer/global_step"
+Method = TypeVar("Method", bound=Callable[..., None])
 
 log = logging.getLogger(__name__)
 # asyncio says it many times when W&B's service has died; `_guard` says it once.
 logging.getLogger("asyncio").addFilter(lambda record: record.getMessage() != "socket.send() raised exception.")
 _recording: "Wandb | None" = None  # a process has one current W&B run: the next logger closes the last one's
+
+
+def _guarded(method: Method) -> Method:
+    """The method for the first process only, with what W&B raises caught by `Wandb._guard`."""
+
+    @wraps(method)
+    def guarded(logger: "Wandb", *args: Any, **kwargs: Any) -> None:
+        with logger._guard(method.__name__):
+            method(logger, *args, **kwargs)
+
+    return rank_zero_only(guarded)  # type: ignore[return-value]
 
 
 class Wandb(WandbLogger):
@@ -90,7 +103,7 @@ class Wandb(WandbLogger):
         self._status = ""
         self._failed_calls: set[str] = set()
         self._config: dict[str, Any] = {}
-        self._summary: dict[str, Any] = {}  # of the fit
+        self._summary: dict[str, Any] = {}  # last step and best value of the fit
         self._monitor, self._best_is = "", "max"
         self._evaluated_step: int | None = None
         self._row: tuple[int | None, bool] = None, False  # the open row: its step of training, whether of a test
@@ -116,48 +129,38 @@ class Wandb(WandbLogger):
         _ = self._status or self.experiment
         return self._status or "recorded by the first process"
 
-    @rank_zero_only
+    log_image = _guarded(WandbLogger.log_image)
+    log_table = _guarded(WandbLogger.log_table)
+
+    @_guarded
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Records nested settings as the run's config, without absolute paths of this machine."""
         self._config.update(_without_absolute_paths(vars(params) if isinstance(params, Namespace) else params))
-        with self._guard("log_hyperparams"):
-            super().log_hyperparams(self._config)
+        super().log_hyperparams(self._config)
 
-    @rank_zero_only
+    @_guarded
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        with self._guard("log_metrics"):
-            _ = self._run or self.experiment
-            if reason := self._refusal():
-                self._go_offline(reason)
-            if self._evaluated_step is None:
-                self._log(dict(metrics), step)
-                self._summarize(metrics, step)
-                if self._monitor in metrics:
-                    self._run.summary.update({self._monitor: self._summary.get(self._monitor)})
-            else:
-                self._log(
-                    {name: metrics[name] for name in metrics if name != "epoch"}, self._evaluated_step, evaluated=True
-                )
+        run = self._run or self.experiment
+        if reason := self._refusal():
+            run = self._go_offline(reason)
+        if self._evaluated_step is not None:
+            row = {name: value for name, value in metrics.items() if name != "epoch"}
+            self._log(row, self._evaluated_step, evaluated=True)
+            return
+        self._log(dict(metrics), step)
+        self._summarize(metrics, step)
+        if self._monitor in metrics:
+            run.summary.update(self._summary)
 
-    def log_image(self, *args: Any, **kwargs: Any) -> None:
-        with self._guard("log_image"):
-            super().log_image(*args, **kwargs)
-
-    def log_table(self, *args: Any, **kwargs: Any) -> None:
-        with self._guard("log_table"):
-            super().log_table(*args, **kwargs)
-
-    @rank_zero_only
+    @_guarded
     def log_checkpoint(self, path: Path, best: bool, fit_ended: bool = False) -> None:
         """Uploads a checkpoint that was just written, or the best one at the end of a fit, if `log_model` says so."""
         if self._upload_model == ("best" if fit_ended else "all"):
-            with self._guard("log_checkpoint"):
-                import wandb
+            import wandb
 
-                metadata = {self._monitor: self._summary.get(self._monitor)} if self._monitor else {}
-                artifact = wandb.Artifact(f"model-{self.version}", type="model", metadata=metadata)
-                artifact.add_file(str(path), name="model.ckpt")
-                self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
+            artifact = wandb.Artifact(f"model-{self.version}", type="model", metadata=self._summary)
+            artifact.add_file(str(path), name="model.ckpt")
+            self.experiment.log_artifact(artifact, aliases=["latest", "best"] if best else ["latest"])
 
     @rank_zero_only
     def log_graph(self, model: Any, input_array: Any = None) -> None:
@@ -165,25 +168,23 @@ class Wandb(WandbLogger):
         if self._watch and model.trainer.state.fn == "fit":
             self.watch(model, log=self._watch, log_graph=False)
 
+    @_guarded
     def watch(self, model: nn.Module, log: Any = "gradients", log_freq: int = 100, log_graph: bool = True) -> None:
-        """Histograms of gradients and/or parameters every `log_freq` batches, as in `wandb.Run.watch`."""
         # W&B's hooks write from inside backward, outside any guard. `experiment` notices a dead service before each
         # forward and then removes the hooks.
         model.register_forward_pre_hook(lambda *_: self.experiment and None)
-        with self._guard("watch"):
-            self.experiment.watch(model, log=log, log_freq=log_freq, log_graph=log_graph)
+        self.experiment.watch(model, log=log, log_freq=log_freq, log_graph=log_graph)
 
-    @rank_zero_only
+    @_guarded
     def summarize(self, metric: str, mode: Literal["max", "min"]) -> None:
         """Makes the summary of `metric` its best value, as `wandb.Run.define_metric(metric, summary=mode)`.
 
         W&B's own aggregation starts anew when a run is resumed, so the value is computed here.
         """
         self._monitor, self._best_is = metric, mode
-        with self._guard("summarize"):
-            self.experiment.define_metric(metric, summary="none")
+        self.experiment.define_metric(metric, summary="none")
 
-    @rank_zero_only
+    @_guarded
     def evaluate_at(self, step: int | None) -> None:
         """From now on metrics come from an evaluation of the weights of `step`; None: from training.
 
@@ -191,18 +192,16 @@ class Wandb(WandbLogger):
         """
         self._evaluated_step = step
         if step is not None:
-            with self._guard("evaluate_at"):
-                run = self._run or self.experiment
-                self._summary = {**_summary(run, "val/"), **self._summary}
-                for name in self._summary:
-                    run.define_metric(name, summary="none")
+            run = self._run or self.experiment
+            for name in [name for name in dict(run.summary) if name.startswith("val/")]:
+                run.define_metric(name, summary="none")
 
     @rank_zero_only
     def forget_from(self, step: int) -> None:
         """Makes the history of a resumed run equal to the rows of metrics.csv before `step`.
 
-        Later rows are removed from the server, and rows that a killed process did not upload are sent. Must be called
-        before CSVMetrics removes its rows. If the server cannot rewind runs, rows that it has are not sent again.
+        Removes later rows from the server, or does not send them again if it cannot rewind runs; sends rows that a
+        killed process did not upload. Must be called before CSVMetrics removes its rows.
         """
         with self._guard("resuming the run", fatal=True):
             run = self._run or self.experiment
@@ -219,16 +218,16 @@ class Wandb(WandbLogger):
                 after = -1  # all is sent again: how much arrived is not known, or rows of evaluations took up steps
             elif run.starting_step > last + (last < step - 1):  # else more metrics may come for the last row
                 after = last - 1
-            self._summary = _summary(run, "test/")
+            self._summary = {}
             for place, row in kept:
                 if "epoch" in row:
                     self._summarize(row, place)
             if after is not None:
                 run.finish()
-                self._open(after)
-                self._known = range(step, self._run.starting_step if len(kept) < len(rows) else 0)
+                run = self._open(after)
+                self._known = range(step, run.starting_step if len(kept) < len(rows) else 0)
             for place, row in kept:
-                if place >= self._run.starting_step:
+                if place >= run.starting_step:
                     self._log(row, place, evaluated="epoch" not in row)
             for file in [file for path in earlier for file in path.glob("*.wandb")]:
                 Path(f"{file}.synced").touch()  # the new folder has these rows: `wandb sync` skips the old ones
@@ -237,16 +236,14 @@ class Wandb(WandbLogger):
     def finalize(self, status: str) -> None:
         """Called by Lightning after each fit, test, …: anything but "success" ends the run, with the reason in its log.
 
-        A run that SIGTERM or SIGUSR1 stopped is marked as preempted; in a sweep SIGTERM is the agent's early stopping
-        and counts as a regular end. Ctrl-C has W&B's exit code for it, 255. Others failed, with exit code 1.
+        The exit code is that of the process: 0 after the early stopping of a sweep; 128 + signal after other signals,
+        which W&B shows as preempted; but 255, W&B's own code for it, after Ctrl-C; 1 after an error.
         """
         if status == "success" or self._run is None:
             return
         error = sys.exc_info()[1]
         code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
-        if code == 128 + signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ:
-            code = 0
-        elif code == 128 + signal.SIGINT or isinstance(error, KeyboardInterrupt):
+        if code == 128 + signal.SIGINT or isinstance(error, KeyboardInterrupt):
             code = 255
         with self._guard("finalize"):
             self._run.write_logs("".join(traceback.format_exception(error)))
@@ -266,16 +263,15 @@ class Wandb(WandbLogger):
 
         with self._guard("ending the run", fatal=True):
             if wandb.run is not None:  # else the user has ended it
-                if exit_code is None:
-                    exit_code = int(hasattr(sys, "last_value"))
+                code = int(hasattr(sys, "last_value")) if exit_code is None else exit_code
                 self._run.unwatch()
                 self._run.summary.update(self._summary)
-                if reason := self._finish(exit_code):
+                if reason := self._finish(code):
                     self._go_offline(reason)
-                    self._finish(exit_code)
+                    self._finish(code)
             self._run = None
 
-    def _finish(self, exit_code: int | None) -> str:
+    def _finish(self, exit_code: int) -> str:
         """Ends W&B's run; returns why something could not be uploaded, or an empty string."""
         try:
             self._run.finish(exit_code=exit_code)
@@ -293,31 +289,31 @@ class Wandb(WandbLogger):
         if step is not None:
             row[STEP] = step
         self._run.log(row, step=self._step)
-        self._unsent.setdefault(self._step, {}).update(_numbers(row))
+        if self._service_log is not None:
+            numbers = {name: value for name, value in row.items() if isinstance(value, int | float)}
+            self._unsent.setdefault(self._step, {}).update(numbers)
 
     def _summarize(self, row: Mapping[str, Any], step: int | None) -> None:
-        """Remembers the last value of each metric of the fit, and the best one of the monitored metric."""
-        values = _numbers(row) if step is None else {**_numbers(row), STEP: step}
-        new, old = values.pop(self._monitor, math.nan), self._summary.get(self._monitor, {}).get(self._best_is)
-        if math.isfinite(new):
+        """Remembers the last step of the fit and the best value of the monitored metric."""
+        self._summary |= {} if step is None else {STEP: step}
+        if math.isfinite(new := row.get(self._monitor, math.nan)):
             better = max if self._best_is == "max" else min
-            values[self._monitor] = {self._best_is: new if old is None else better(old, new)}
-        self._summary.update(values)
+            earlier = self._summary.get(self._monitor, {}).values()
+            self._summary[self._monitor] = {self._best_is: better([new, *earlier])}
 
     def _refusal(self) -> str:
         """Why the server refused data, if it did. W&B's service reports that, and which rows arrived, in its log only.
 
         Rows that were logged directly through `experiment` are not known here.
         """
+        reason = ""
         if self._service_log is None:
-            return ""
+            return reason
         with self._service_log.open("rb") as file:
             file.seek(self._log_read)
-            text = file.read()
-        lines = text[: text.rfind(b"\n") + 1]
-        self._log_read += len(lines)
-        reason = ""
-        for entry in map(json.loads, lines.splitlines()):
+            lines = [line for line in file if line.endswith(b"\n")]
+        self._log_read += sum(map(len, lines))
+        for entry in map(json.loads, lines):
             message = entry["msg"]
             if message == "filestream: sending request":
                 self._in_flight = entry.get("history_lines", 0)
@@ -328,7 +324,7 @@ class Wandb(WandbLogger):
                 reason = " ".join(["the server refuses data:", *re.findall(r"\b[45]\d\d\b", message)[:1]])
         return reason
 
-    def _go_offline(self, reason: str) -> None:
+    def _go_offline(self, reason: str) -> Any:
         """Continues in a new folder, beginning with what did not arrive: after a refusal W&B uploads nothing more.
 
         `wandb sync` of the old folder would append the rows that the server has a second time.
@@ -338,13 +334,14 @@ class Wandb(WandbLogger):
             self._run.finish(exit_code=1)
         self._refusal()
         unsent, row = self._unsent, self._row
-        self._open(offline=reason)
+        run = self._open(offline=reason)
         self._row = row  # the last unsent one, to which metrics may be added
         for self._step, values in unsent.items():
-            self._run.log(values, step=self._step)
+            run.log(values, step=self._step)
         for file in (files / "media").rglob("*.*"):
-            self._run.save(str(file), base_path=str(files), policy="end")
+            run.save(str(file), base_path=str(files), policy="end")
         log.warning(f"W&B {self._status}")
+        return run
 
     @contextmanager
     def _guard(self, doing: str, fatal: bool = False) -> Iterator[None]:
@@ -370,8 +367,8 @@ class Wandb(WandbLogger):
                         release()
                 self._run = wandb.init(mode="disabled", settings=wandb.Settings(reinit="create_new", silent=True))
 
-    def _open(self, after: int | None = None, offline: str = "") -> None:
-        """Opens the run, or continues it.
+    def _open(self, after: int | None = None, offline: str = "") -> Any:
+        """Opens the run, or continues it, and returns it.
 
         Args:
             after: the server keeps its history up to this `_step` only.
@@ -382,34 +379,20 @@ class Wandb(WandbLogger):
 
         if _recording is not None and _recording is not self:
             _recording.close()
-        ours = None if _recording is None else _recording._run
-        # the user's own run, as in a function that wandb.agent calls
-        if wandb.run is not None and wandb.run is not ours and not wandb.run.disabled:
-            self._run, self._status = wandb.run, "records into the run that is open already"
-            return
         Path(self._arguments["dir"], "wandb").mkdir(parents=True, exist_ok=True)
-        mode, reason = ("offline", offline) if offline else self._decide()
-        settings: dict[str, Any] = {
-            "silent": True,
-            "save_code": False,
-            "disable_code": True,
-            "init_timeout": INIT_SECONDS,
-        }
-        settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
-        allow: dict[str, Any] = {"resume": "allow"}
-        how = allow if after is None else {"resume_from": f"{self.version}?_step={after}"}
-        attempts: list[tuple[Any, dict[str, Any]]] = [(mode, how)]
-        if mode == "online":
-            attempts += [("offline", how)] if after is None else [("online", allow), ("offline", how)]
-        for number, (mode, how) in enumerate(attempts, 1):
-            try:
-                run = wandb.init(**self._arguments, **how, mode=mode, settings=wandb.Settings(**settings))
-                break
-            except Exception as error:
-                if number == len(attempts):
-                    raise
-                reason = f"W&B did not start: {_in_one_line(error)}"
-                wandb.teardown()  # its service still holds the run's id
+        mode, reason = self._decide(offline)
+        how: dict[str, Any] = {"resume": "allow"}
+        if after is not None:
+            how = {"resume_from": f"{self.version}?_step={after}"}
+        settings = wandb.Settings(silent=True, save_code=False, disable_code=True, init_timeout=INIT_SECONDS)
+        settings.finish_timeout, settings.finish_timeout_raises = FINISH_SECONDS, True
+        try:
+            run = wandb.init(**self._arguments, **how, mode=mode, settings=settings)
+        except Exception as error:
+            if mode != "online":
+                raise
+            wandb.teardown()  # its service still holds the run's id
+            return self._open(offline=f"W&B did not start: {_in_one_line(error)}" if after is None else "")
         run.define_metric(STEP, summary="none")  # set at the end: a test must not change it
         run.define_metric("*", step_metric=STEP, step_sync=True)
         if self._monitor:
@@ -424,11 +407,14 @@ class Wandb(WandbLogger):
         if mode == "offline":
             self._status += _upload(run, "later")
         atexit.register(self.close, None)  # runs before W&B's own hook, which raises if the service died
+        return run
 
-    def _decide(self) -> tuple[Any, str]:
-        """The mode to start in and the reason for not being online."""
+    def _decide(self, offline: str) -> tuple[Any, str]:
+        """The mode to start in and the reason for not being online, which is `offline` if that is known already."""
         import wandb
 
+        if offline:
+            return "offline", offline
         if self._mode in ("offline", "disabled"):
             return self._mode, "as asked"
         settings = wandb.setup(wandb.Settings(silent=True)).settings
@@ -449,15 +435,6 @@ class Wandb(WandbLogger):
 def _upload(run: Any, when: str) -> str:
     folder = Path(run.dir).parent  # run.dir is <folder>/files
     return f": upload {when} with `wandb sync --include-online {relative(folder)}`"
-
-
-def _summary(run: Any, prefix: str) -> dict[str, Any]:
-    found = {name: value for name, value in dict(run.summary).items() if name.startswith(prefix)}
-    return {name: dict(value) if hasattr(value, "keys") else value for name, value in found.items()}
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if isinstance(value, int | float)}
 
 
 def _without_absolute_paths(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """The numbers of a report, by torchmetrics."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,14 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_calibration_error,
-    multiclass_accuracy,
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torchmetrics.functional import classification
 
 TOP = 5
 GALLERY = 24  # mistakes that are shown: whole rows of 3 on a phone and of 8 on a screen
@@ -23,8 +15,8 @@ BINS = 15  # of confidence, as in Guo et al. 2017, "On Calibration of Modern Neu
 
 
 class ClassScores(NamedTuple):
-    """Of one class, each 0 to 1; NaN where it has no meaning: the precision of a class that was never predicted, the
-    recall of one without images."""
+    """Scores of one class, 0 to 1. The precision of a class that was never predicted and the recall of one without
+    images are NaN."""
 
     label: int
     name: str
@@ -35,7 +27,7 @@ class ClassScores(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """How many images of class `label` were taken for `prediction`."""
+    """How many images of class `label` were classified as `prediction`."""
 
     label: int
     prediction: int
@@ -43,7 +35,7 @@ class Confusion(NamedTuple):
 
 
 class Bin(NamedTuple):
-    """Predictions of similar confidence: their number, mean confidence and accuracy (NaN where there are none)."""
+    """Predictions of similar confidence: their number, mean confidence and accuracy (NaN if there are none)."""
 
     images: int
     confidence: float
@@ -51,7 +43,7 @@ class Bin(NamedTuple):
 
 
 def ranked(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The most probable classes of each image, at most five, best first; of equals the first.
+    """The most probable classes of each image, at most five, best first; on a tie the lower label.
 
     Five are all that a report needs: for a thousand classes that is less than a hundredth of the memory.
 
@@ -67,7 +59,7 @@ def ranked(probabilities: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Results:
-    """What a classifier said of N images, and what follows from it.
+    """Predictions of a classifier for N images, and the metrics computed from them.
 
     Attributes:
         labels: int64 (N,), the true classes.
@@ -98,31 +90,23 @@ class Results:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Each 0 to 1: `acc`; `acc_top5` where there are more than five classes; `ece`, the expected calibration error
+        """Each 0 to 1: `acc`; `acc_top5` if there are more than five classes; `ece`, the expected calibration error
         (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes."""
         right = self.predictions == self.labels
-        classes = len(self.class_names)
-        metrics = {"acc": multiclass_accuracy(self.predictions, self.labels, classes, average="micro")}
-        if classes > TOP:
+        metrics = {"acc": right.double().mean()}
+        if len(self.class_names) > TOP:
             metrics["acc_top5"] = (self.ranking == self.labels[:, None]).any(1).double().mean()
-        metrics["ece"] = binary_calibration_error(_below_one(self.confidences), right.long(), BINS)
-        metrics["f1"] = multiclass_f1_score(self.predictions, self.labels, classes)
+        metrics["ece"] = classification.binary_calibration_error(_below_one(self.confidences), right.long(), BINS)
+        metrics["f1"] = classification.multiclass_f1_score(self.predictions, self.labels, len(self.class_names))
         return {name: float(value) for name, value in metrics.items()}
 
     @cached_property
     def per_class(self) -> list[ClassScores]:
         """The scores of every class, by label."""
-        classes = len(self.class_names)
         support, predicted = self.confusion.sum(1), self.confusion.sum(0)
-        scores = []
-        for score, meaning in (
-            (multiclass_precision, predicted),
-            (multiclass_recall, support),
-            (multiclass_f1_score, support + predicted),
-        ):
-            values = score(self.predictions, self.labels, classes, average="none")
-            scores.append(values.masked_fill(meaning == 0, math.nan).tolist())
-        rows = zip(self.class_names, *scores, support.tolist(), strict=True)
+        right = self.confusion.diag().double()
+        scores = [right / predicted, right / support, 2 * right / (support + predicted)]  # 0 / 0 is NaN
+        rows = zip(self.class_names, *(score.tolist() for score in scores), support.tolist(), strict=True)
         return [ClassScores(label, *row) for label, row in enumerate(rows)]
 
     def worst_classes(self, count: int | None = None) -> list[ClassScores]:
@@ -132,9 +116,9 @@ class Results:
 
     @cached_property
     def confusion(self) -> Tensor:
-        """int64 (classes, classes): images of the row's class that were taken for the column's."""
-        matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, len(self.class_names))
-        return matrix
+        """int64 (classes, classes): images of the row's class that were classified as the column's."""
+        classes = len(self.class_names)
+        return (self.labels * classes + self.predictions).bincount(minlength=classes**2).view(classes, classes)
 
     def most_confused(self, count: int) -> list[Confusion]:
         """The most frequent mistakes, at most `count` of them."""
@@ -145,7 +129,7 @@ class Results:
         return [Confusion(place // classes, place % classes, images) for place, images in found if images]
 
     def confident_mistakes(self, count: int = GALLERY) -> list[int]:
-        """Places (0 to N - 1) of the wrong predictions with the highest confidence, that first."""
+        """Places (0 to N - 1) of the wrong predictions, those with the highest confidence first."""
         wrong = torch.where(self.predictions != self.labels)[0]
         order = self.confidences[wrong].argsort(descending=True, stable=True)
         return wrong[order[:count]].tolist()

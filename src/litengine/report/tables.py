@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from litengine.files import csv_cell, visible
-from litengine.report.metrics import ClassScores, Results
+from litengine.report.metrics import Results
 
 ROWS = 20
 PAIRS = 10
@@ -25,25 +25,35 @@ def for_terminal(results: Results, metrics: Mapping[str, float], rest: str) -> R
         metrics: by name, in the order in which they are shown.
         rest: the file with the classes that the table leaves out.
     """
-    shown: list[RenderableType] = [_metrics(results, metrics), _classes(results, rest)]
-    if pairs := results.most_confused(PAIRS):
-        table = Table("true", "predicted", title="most confused")
-        table.add_column("images", justify="right")
-        for pair in pairs:
-            names = (results.class_names[pair.label], results.class_names[pair.prediction])
-            table.add_row(*map(_text, names), f"{pair.images:,}")
-        shown.append(table)
-    return Group(*shown)
+    numbers = _table(["metric"], ["value"], f"test images: {len(results.labels):,}")
+    for name, value in metrics.items():
+        numbers.add_row(name, f"{value:.4f}")
+
+    names = results.class_names
+    few = len(names) <= ROWS
+    title = None if few else f"lowest F1 of {len(names):,} classes; all: {rest}"
+    classes = _table(["class"], ["precision", "recall", "F1", "images"], title)
+    for row in results.per_class if few else results.worst_classes(ROWS):
+        scores = (_number(score, "–", 4) for score in (row.precision, row.recall, row.f1))
+        classes.add_row(_text(row.name), *scores, f"{row.support:,}")
+
+    confused = _table(["true", "predicted"], ["images"], "most confused")
+    for pair in results.most_confused(PAIRS):
+        confused.add_row(_text(names[pair.label]), _text(names[pair.prediction]), f"{pair.images:,}")
+    return Group(numbers, classes, *([confused] if confused.row_count else []))
 
 
 def per_class_csv(results: Results) -> str:
-    """A row a class, by label; empty where a score has no meaning."""
-    rows = ([row.name, *map(_cell, (row.precision, row.recall, row.f1)), row.support] for row in results.per_class)
+    """A row for each class, by label; empty where a score has no meaning."""
+    rows = (
+        [row.name, *(_number(score, "", 6) for score in (row.precision, row.recall, row.f1)), row.support]
+        for row in results.per_class
+    )
     return _csv(["class", "precision", "recall", "f1", "support"], rows)
 
 
 def predictions_csv(results: Results, images: Sequence[str]) -> str:
-    """A row an image: what it is called, its true class, the predicted one, and its probability."""
+    """A row for each image: its name, its true class, the predicted one, and its probability."""
     names = results.class_names
     columns = (results.labels.tolist(), results.predictions.tolist(), results.confidences.tolist())
     rows = (
@@ -61,32 +71,15 @@ def _csv(header: list[str], rows: Iterable[list[object]]) -> str:
     return text.getvalue()
 
 
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
-
-
-def _metrics(results: Results, metrics: Mapping[str, float]) -> Table:
-    table = Table("metric", title=f"test images: {len(results.labels):,}")
-    table.add_column("value", justify="right")
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
-    return table
-
-
-def _classes(results: Results, rest: str) -> Table:
-    classes = len(results.class_names)
-    few = classes <= ROWS
-    chosen: Sequence[ClassScores] = results.per_class if few else results.worst_classes(ROWS)
-    table = Table("class", title=None if few else f"lowest F1 of {classes:,} classes; all: {rest}")
-    for name in ("precision", "recall", "F1", "images"):
+def _table(texts: list[str], numbers: list[str], title: str | None) -> Table:
+    table = Table(*texts, title=title)
+    for name in numbers:
         table.add_column(name, justify="right")
-    for row in chosen:
-        table.add_row(_text(row.name), *map(_number, (row.precision, row.recall, row.f1)), f"{row.support:,}")
     return table
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.4f}"
+def _number(value: float, missing: str, digits: int) -> str:
+    return missing if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _text(name: str) -> Text:

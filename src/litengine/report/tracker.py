@@ -1,7 +1,6 @@
 """The report for trackers that take pictures and tables, such as Weights & Biases."""
 
 import io
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,23 +30,17 @@ def log_report(
     tracker: Any = logger
     if not (hasattr(logger, "log_image") and hasattr(logger, "log_table")):
         return
-    figures = {
-        "confusion_matrix": pictures.confusion_matrix(results),
-        "most_confused": pictures.most_confused(results),
-        "reliability": pictures.reliability(results),
-        "classes": pictures.class_bars(results),
-    }
-    for name, figure in figures.items():
-        if figure is not None:
-            picture = Image.open(io.BytesIO(pictures.png(figure, dpi=150)))
-            tracker.log_image(f"test/{name}", [picture], step=step)
-    rows = [[row.name, *map(_or_none, (row.precision, row.recall, row.f1)), row.support] for row in results.per_class]
-    tracker.log_table("test/per_class", ["class", "precision", "recall", "f1", "support"], rows, step=step)
+    drawn = {"confusion_matrix": pictures.confusion_matrix, "reliability": pictures.reliability}
+    for name, draw in {**drawn, "classes": pictures.class_bars}.items():
+        picture = Image.open(io.BytesIO(pictures.png(draw(results), dpi=150)))
+        tracker.log_image(f"test/{name}", [picture], step=step)
+    columns = ["class", "precision", "recall", "f1", "support"]
+    rows = [[None if cell != cell else cell for cell in scores[1:]] for scores in results.per_class]  # NaN as null
+    tracker.log_table("test/per_class", columns, rows, step=step)
     if mistakes := results.confident_mistakes():
         images = [_enlarged(image(place)) for place in mistakes]
-        tracker.log_image(
-            "test/mistakes", images, step=step, caption=[_caption(results, place, names[place]) for place in mistakes]
-        )
+        captions = [_caption(results, place, names[place]) for place in mistakes]
+        tracker.log_image("test/mistakes", images, step=step, caption=captions)
 
 
 def _caption(results: Results, place: int, name: str) -> str:
@@ -59,7 +52,3 @@ def _enlarged(image: Tensor) -> Image.Image:
     picture = Image.fromarray(pictures.to_array(image))
     times = max(1, -(-ENLARGED // max(picture.size)))
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

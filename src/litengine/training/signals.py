@@ -20,7 +20,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if
 
 class StopOnSignal(Checkpoint):
     """Ends a fit on a signal so that it can be resumed exactly, with exit code 128 + signal: 143 for SIGTERM, 130 for
-    Ctrl-C, 138 for SIGUSR1.
+    Ctrl-C, 138 for SIGUSR1. In a W&B sweep SIGTERM is the agent's early stopping, which ends with 0.
 
     The fit stops at the next place from which it resumes exactly: after a batch, after a validation in mid-epoch, or at
     the end of the epoch. A second signal ends the process at once; the last checkpoint stays intact. If any process
@@ -92,8 +92,10 @@ class StopOnSignal(Checkpoint):
 
     def _leave(self, trainer: Trainer, number: int) -> None:
         print_line(f"stopped; to go on: python main.py fit --resume last (or {relative(trainer.default_root_dir)})")
+        # The agent counts runs that end with another code than 0 as failures, and ends after some of them.
+        early_stopped = number == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
         # Lightning kills the first process some seconds after one that it started has ended with an error.
-        raise SystemExit(128 + number if trainer.is_global_zero else 0)
+        raise SystemExit(128 + number if trainer.is_global_zero and not early_stopped else 0)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._received is not None:

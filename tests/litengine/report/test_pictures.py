@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from report_examples import ODD, named, results
 
-from litengine.report import Results, pictures
+from litengine.report import pictures
 
 
 def drawn(figure) -> ElementTree.Element:
@@ -41,8 +41,8 @@ def test_the_confusion_matrix_shows_every_number_and_name():
     assert image[0, 0, :3].tolist() == [0x2F, 0x81, 0xF7] and image[2, 3, :3].tolist() == [0xE8, 0x71, 0x0A]
 
 
-@pytest.mark.parametrize(("classes", "size"), [(30, 30), (200, 200), (201, 101), (1000, 200)])
-def test_a_large_confusion_matrix_merges_classes_and_names_the_confused(classes, size):
+@pytest.mark.parametrize(("classes", "size"), [(200, 200), (201, 101)])
+def test_a_large_confusion_matrix_merges_classes(classes, size):
     ours = results(classes, 3000)
     image = cells(pictures.confusion_matrix(ours))
     assert image.shape == (size, size, 4)
@@ -52,17 +52,6 @@ def test_a_large_confusion_matrix_merges_classes_and_names_the_confused(classes,
     counts = np.array([[block.sum() for block in np.split(row, size, 1)] for row in np.split(counts, size)])
     shades = np.sqrt(counts / np.maximum(counts.sum(1), 1)[:, None]) * 255
     np.testing.assert_allclose(image[..., 3], shades, atol=0.5)
-    part = pictures.most_confused(ours)
-    first = ours.most_confused(1)[0]
-    shown = texts(part)
-    assert f"class {first.label}" in shown and f"class {first.prediction}" in shown and f"{first.images}" in shown
-    assert 2 <= len(cells(part)) <= 20
-
-
-def test_a_small_matrix_and_one_without_mistakes_have_no_part_of_the_confused():
-    assert pictures.most_confused(results(20)) is None
-    perfect = Results.of(torch.eye(30), torch.arange(30), [str(label) for label in range(30)])
-    assert pictures.most_confused(perfect) is None
 
 
 def test_names_are_shown_as_they_are_and_shortened():
@@ -109,7 +98,7 @@ def test_learning_curves_are_the_rows_over_the_epochs():
     assert pictures.learning_curve(rows[:1], "loss") is None and pictures.learning_curve([], "acc") is None
 
 
-@pytest.mark.parametrize(("shape", "larger"), [((3, 8, 8), 12), ((1, 28, 28), 3), ((3, 100, 100), 1), ((5, 32, 32), 3)])
+@pytest.mark.parametrize(("shape", "larger"), [((3, 8, 8), 12), ((1, 28, 28), 3), ((5, 100, 100), 1)])
 def test_a_grid_shows_every_pixel_of_its_images(shape, larger):
     images = torch.randint(0, 256, (10, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     figure = pictures.image_grid(images, [f"title {number}" for number in range(10)], columns=4)
