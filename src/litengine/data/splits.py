@@ -22,8 +22,7 @@ def stratified_split(
     from sklearn.model_selection import train_test_split
 
     if groups is not None:
-        share = Fraction(fraction).limit_denominator(MOST_PARTS)
-        share = share or Fraction(1, MOST_PARTS)
+        share = Fraction(fraction).limit_denominator(MOST_PARTS) or Fraction(1, MOST_PARTS)
         parts = _grouped(labels, share.denominator, seed, groups)
         held_out = np.sort(np.concatenate(parts[: share.numerator]))
         return np.setdiff1d(np.arange(len(labels)), held_out), held_out

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -40,7 +41,7 @@ class ImageFolder(Source):
     An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does it).
     Its shorter side is resized to `image_size`, and its centre cropped. Class folders are read recursively, links are
     followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are in two
-    splits. A layout that is not understood is refused.
+    splits. A cache below `root` is not read as images. A layout that is not understood is refused.
 
     Args:
         root: the folder. With train/ in it, val/ and test/ are optional, and the class names are those of train/.
@@ -146,10 +147,10 @@ class ImageFolder(Source):
 
     def _fingerprint(self) -> str:
         """Changes with the files."""
-        return fingerprint(self.root)
+        return fingerprint(self.root, self.cache_dir)
 
     def _scan(self) -> Tree:
-        return scan(self.root)
+        return scan(self.root, self.cache_dir)
 
     def _unit(self, item: Item) -> str:
         """Images of one unit stay in one split."""
@@ -172,20 +173,18 @@ class ImageFolder(Source):
         if self._fingerprint() != mark:
             raise ValueError(f"{self.origin} changed while its images were read: run it again once it is at rest.")
         self._refuse_damaged(damaged)
-        for label, name in enumerate(tree.class_names):
-            if "train" in rows and label not in rows["train"]["label"]:
-                raise ValueError(
-                    f"No training image of the class {name!r} in {self.origin} can be decoded: repair or remove it."
-                )
-        for split in rows:
-            if not len(rows[split]):
-                raise ValueError(f"No {split} image of {self.origin} can be decoded: repair or remove it.")
+        missing = [f"{split} image" for split in rows if not len(rows[split])]
+        if "train" in rows:
+            without = np.setdiff1d(np.arange(len(tree.class_names)), rows["train"]["label"])
+            missing = [*(f"training image of the class {tree.class_names[label]!r}" for label in without), *missing]
+        if missing:
+            raise ValueError(f"No {missing[0]} in {self.origin} can be decoded: repair or remove it.")
         notes = {"damaged files are left out": len(damaged), **_duplicates(rows)}
         if tree.passed_over:
             notes[f"entries are no images and are passed over, such as {tree.passed_over[0]}"] = len(tree.passed_over)
+        index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits), "damaged": damaged}
         notes = {words: count for words, count in notes.items() if count}
-        index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits)}
-        (directory / "index.json").write_text(json.dumps({**index, "damaged": damaged, "notes": notes}))
+        (directory / "index.json").write_text(json.dumps({**index, "notes": notes}))
 
     def _write_split(self, target: Path, items: list[Item], known: Known, damaged: list[str]) -> np.ndarray:
         """Write the images that can be had: returns their rows, and adds the others to `damaged`."""
@@ -281,14 +280,11 @@ def _cut_off_test(tree: Tree, fraction: float, unit: Callable[[Item], str]) -> t
 
     By hash and not by a shuffle, so that images added later move almost none between the splits.
     """
-    first_label: dict[str, int] = {}  # of each unit
-    for item in tree.splits["train"]:
-        first_label.setdefault(unit(item), item.label)
-    classes: list[list[str]] = [[] for _ in tree.class_names]
-    for name, label in first_label.items():
-        classes[label].append(name)
+    units: dict[int, set[str]] = defaultdict(set)  # of each class; a unit of several classes belongs to its first
+    for name, label in {unit(item): item.label for item in reversed(tree.splits["train"])}.items():
+        units[label].add(name)
     chosen: set[str] = set()
-    for names in classes:
+    for names in units.values():
         by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
         chosen.update(by_hash[: min(max(1, round(fraction * len(names))), len(names) - 1)])
     train = [item for item in tree.splits["train"] if unit(item) not in chosen]

@@ -19,15 +19,10 @@ MAX_PIXELS = 2**26  # of one image: 256 MiB as RGB, for which Pillow takes 4 byt
 DARK = 2**14  # a 16-bit image whose brightest pixel is darker than this probably has 10, 12 or 14 bits
 ROWS = 256  # of an image that are scaled at once
 ORIENTATION = 0x0112
-TURNS: dict[Any, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+# by EXIF orientation, from 2 on
+TURNS: dict[Any, str] = dict(
+    enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
+)
 
 
 @cache
@@ -38,15 +33,9 @@ def formats() -> list[str]:
     return ["JPEG", "PNG", *rare]  # tried in this order
 
 
-@cache
-def suffixes() -> frozenset[str]:
-    """The suffixes of these formats, in lower case, with the dot."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
-
-
 def is_image(path: str) -> bool:
     """Whether a file has the suffix of an image format, or the content of one. The image may still be damaged."""
-    if os.path.splitext(path)[1].lower() in suffixes():
+    if Image.registered_extensions().get(os.path.splitext(path)[1].lower()) in formats():
         return True
     try:
         with open_image(path):
@@ -81,7 +70,7 @@ def upright(image: Image.Image) -> Image.Image:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
     except Exception:  # Pillow raises whatever damaged EXIF leads to
         turn = None
-    return image if turn is None else image.transpose(turn)
+    return image if turn is None else image.transpose(Image.Transpose[turn])
 
 
 def to_rgb(image: Image.Image, grey_max: float | None = None) -> Image.Image:

@@ -23,9 +23,9 @@ from .progress import progress_bar
 from .stream import CONTENTS, Contents, Stream, label_type
 from .stream_files import is_remote
 
-# Called with the folder of a dataset, when the files in it are complete.
+# Called with the folder of a dataset when the files in it are complete.
 Keep = Callable[[Path], None]
-# What is there already; the folder in which datasets are written; what keeps them.
+# The stream that is already there; the folder in which datasets are written; what keeps them.
 Target = tuple[Contents | None, Path, Keep]
 
 SHARD_BYTES = 2**24  # a download of a fifth of a second at 80 MB/s; 33 of them fit into half a gigabyte
@@ -65,18 +65,18 @@ def write_stream(
     started = time.monotonic()
     per_shard = max(1, SHARD_BYTES // prod(image_shape))
     orders = {split: indices for split, (_, indices) in splits.items()}
-    orders["train"] = _shuffle(orders["train"], per_shard)
+    orders["train"] = np.random.default_rng(0).permutation(orders["train"])
+    for first in range(0, len(orders["train"]), per_shard):
+        orders["train"][first : first + per_shard].sort()  # shuffled when it is used; so the disk is read forwards
     sizes = {split: len(order) for split, order in orders.items()}
-    labels = b"".join(
-        splits[split][0].labels.numpy()[order].astype(label_type(len(class_names))).tobytes()
-        for split, order in orders.items()
-    )
+    labels = np.concatenate([splits[split][0].labels.numpy()[order] for split, order in orders.items()])
+    stored = labels.astype(label_type(len(class_names))).tobytes()
     shards = sum(-(-size // per_shard) for size in sizes.values())
-    volume = sum(sizes.values()) * prod(image_shape)
+    volume = len(labels) * prod(image_shape)
     with _bucket(to) if to.startswith("s3://") else _folder(to, volume) as (found, folder, keep):
         if found is not None:
             same = (found.class_names, found.image_shape, found.sizes, found.labels)
-            if same != (class_names, image_shape, sizes, labels):
+            if same != (class_names, image_shape, sizes, stored):
                 raise ValueError(f"{to} holds a stream of other images: choose another place, or remove it first")
             return Written(volume, shards, None)
         checksums: dict[str, list[int]] = {}
@@ -94,15 +94,8 @@ def write_stream(
                     advance(len(pixels))
         mean, std = moments(counts)
         with _dataset(folder / CONTENTS, keep) as add:
-            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, labels).record())
+            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, stored).record())
     return Written(volume, shards, time.monotonic() - started)
-
-
-def _shuffle(indices: np.ndarray, per_shard: int) -> np.ndarray:
-    order = np.random.default_rng(0).permutation(indices)
-    for first in range(0, len(order), per_shard):
-        order[first : first + per_shard].sort()  # a shard is shuffled when it is used; so the disk is read forwards
-    return order
 
 
 @contextmanager
