@@ -14,10 +14,8 @@ def stratified_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Holds out `fraction` of every class; with groups, int64 (n,), about that much, in whole groups.
 
-    Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
-
-    Raises:
-        ValueError: if a class has too few images for both sides.
+    Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
+    has too few images for both sides.
     """
     from sklearn.model_selection import train_test_split
 
@@ -37,20 +35,13 @@ def stratified_split(
 
 
 def stratified_fold(
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    folds: int,
-    fold: int,
-    seed: int,
-    groups: np.ndarray | None = None,
+    labels: np.ndarray, class_names: Sequence[str], folds: int, fold: int, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the images into `folds` parts, every class evenly, and holds out part `fold`. With groups, int64 (n,), a
     part holds whole groups, and classes only about evenly.
 
-    Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
-
-    Raises:
-        ValueError: if a class has fewer images than there are folds.
+    Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
+    has fewer images than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -65,17 +56,12 @@ def stratified_fold(
             f"data.folds is {folds}, but there are only {counts.min()} training images of {rarest!r}, and every fold "
             f"needs one: {most}"
         )
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
-    kept, held_out = next(part for index, part in enumerate(parts) if index == fold)
+    kept, held_out = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))[fold]
     return kept, held_out
 
 
 def _grouped(labels: np.ndarray, parts: int, seed: int, groups: np.ndarray) -> list[np.ndarray]:
-    """Indices, int64, ascending, of the images in each part; a group is in one part only.
-
-    Raises:
-        ValueError: if there are fewer groups than parts.
-    """
+    """Indices, int64, ascending, of the images in each part; a group is in one part only."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     count = len(np.unique(groups))

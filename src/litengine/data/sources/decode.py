@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ Item = tuple[NDArray[np.uint8], Any, str | None]
 Batch = tuple[NDArray[np.uint8], list[Any], list[str | None]]
 
 
+@dataclass
 class _Files(Dataset[Item]):
-    def __init__(self, paths: list[str], size: int, grey_max: float | None) -> None:
-        self.paths = paths
-        self.size = size
-        self.grey_max = grey_max
+    paths: list[str]
+    size: int
+    grey_max: float | None
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -19,10 +19,9 @@ MAX_PIXELS = 2**26  # of one image: 256 MiB as RGB, for which Pillow takes 4 byt
 DARK = 2**14  # a 16-bit image whose brightest pixel is darker than this probably has 10, 12 or 14 bits
 ROWS = 256  # of an image that are scaled at once
 ORIENTATION = 0x0112
-# by EXIF orientation, from 2 on
-TURNS: dict[Any, str] = dict(
-    enumerate("FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split(), 2)
-)
+T = Image.Transpose
+TURNS = [T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90]
+TURN_OF: dict[Any, Image.Transpose] = dict(enumerate(TURNS, start=2))  # by orientation
 
 
 @cache
@@ -67,10 +66,10 @@ def upright(image: Image.Image) -> Image.Image:
         raise ValueError(f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first")
     image.load()
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURN_OF.get(image.getexif().get(ORIENTATION))
     except Exception:  # Pillow raises whatever damaged EXIF leads to
         turn = None
-    return image if turn is None else image.transpose(Image.Transpose[turn])
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image, grey_max: float | None = None) -> Image.Image:

@@ -34,26 +34,16 @@ MAKE = "python main.py prepare --config … --to"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stream says of itself.
-
-    Attributes:
-        class_names: by label.
-        image_shape: (C, H, W).
-        per_shard: images in every shard but the last of a split.
-        sizes: images in each split.
-        checksums: CRC-32 of the pixels of each shard, by split.
-        mean, std: of each channel of the training images, in units of 0..1.
-        labels: of each split in turn, uint8, uint16 or uint32.
-    """
+    """What a stream says of itself."""
 
     class_names: list[str]
     image_shape: tuple[int, int, int]
-    per_shard: int
-    sizes: dict[str, int]
-    checksums: dict[str, list[int]]
-    mean: list[float]
+    per_shard: int  # images in every shard but the last of a split
+    sizes: dict[str, int]  # images in each split
+    checksums: dict[str, list[int]]  # CRC-32 of the pixels of each shard, by split
+    mean: list[float]  # of each channel of the training images, in units of 0..1
     std: list[float]
-    labels: bytes
+    labels: bytes  # of each split in turn, uint8, uint16 or uint32
 
     def record(self) -> dict[str, Tensor]:
         """As it is stored: JSON and labels, both as uint8 (1, n), since LitData may need pyarrow to read text."""

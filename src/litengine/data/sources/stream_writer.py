@@ -32,17 +32,11 @@ SHARD_BYTES = 2**24  # a download of a fifth of a second at 80 MB/s; 33 of them 
 
 
 class Written(NamedTuple):
-    """A stream that exists.
+    """A stream that exists."""
 
-    Attributes:
-        bytes: of all pixels.
-        shards: how many.
-        seconds: that writing took; None if it existed before.
-    """
-
-    bytes: int
+    bytes: int  # of all pixels
     shards: int
-    seconds: float | None
+    seconds: float | None  # that writing took; None if it existed before
 
 
 def write_stream(

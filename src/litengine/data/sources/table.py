@@ -14,7 +14,6 @@ from .base import Arrays, Split
 from .folder import ImageFolder
 from .tree import SPLITS, Item, Tree
 
-COLUMNS = ("path", "label", "split", "group")
 LISTED = 5  # problems in a message
 
 
@@ -118,15 +117,10 @@ def read_table(path: Path) -> list[Row]:
         raise ValueError(f"{path} needs the columns path and label, separated by commas; its columns are: {found}")
     if not cells:
         raise ValueError(f"{path} lists no images")
-    given = [name for name in COLUMNS if name in columns]
-    rows = [Row(*((cell.get(name) or "").strip() for name in COLUMNS)) for cell in cells]
-    # line 1 is the header
-    problems = [
-        f"row {line} has no {name}"
-        for line, row in enumerate(rows, start=2)
-        for name, value in zip(COLUMNS, row, strict=True)
-        if name in given and not value
-    ]
+    rows = [Row(*((cell.get(name) or "").strip() for name in Row._fields)) for cell in cells]
+    problems = []
+    for line, row in enumerate(rows, start=2):  # line 1 is the header
+        problems += [f"row {line} has no {name}" for name in Row._fields if name in columns and not getattr(row, name)]
     unknown = sorted({row.split for row in rows} - {*SPLITS, ""})
     problems += [f"the split {name!r} is unknown: train, val and test are allowed" for name in unknown]
     counts = Counter(row.path for row in rows)

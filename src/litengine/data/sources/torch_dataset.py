@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from .progress import progress_bar
 class TorchDataset(Source):
     """Wraps datasets as `torch.utils.data` knows them, one a split, given by class path.
 
-    Each is read once, by worker processes, into memory; it stays there until the program ends. An image may be a PIL
-    image of any mode, or a tensor or array: uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one,
-    three or four channels. It becomes RGB, its shorter side is resized to `image_size`, its centre cropped. Give the
-    datasets no random transform: each image is read from them once.
+    Each is read once, by worker processes, into memory. An image may be a PIL image of any mode, or a tensor or array:
+    uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one, three or four channels. It becomes RGB, its
+    shorter side is resized to `image_size`, its centre cropped. Give the datasets no random transform: each image is
+    read from them once.
 
     If two datasets name their classes (`class_to_idx` or `classes`, as torchvision's do), the labels of `test` and
     `val` are matched to those of `train` by name, so that a class without test images shifts no other class.
@@ -139,13 +140,13 @@ class TorchDataset(Source):
         return matched[value] if matched else value
 
 
+@dataclass
 class _Pixels(Dataset[Item]):
     """The dataset with its images as uint8 (3, size, size). Exceptions become problems, because one that leaves a
     worker process has a page of traceback around it."""
 
-    def __init__(self, dataset: Any, size: int) -> None:
-        self.dataset = dataset
-        self.size = size
+    dataset: Any
+    size: int
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,7 +5,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -43,23 +42,14 @@ class Item(NamedTuple):
     about: str
 
 
-@dataclass(frozen=True)
-class Tree:
-    """What `scan` found.
+class Tree(NamedTuple):
+    """What `scan` found."""
 
-    Attributes:
-        class_names: sorted; from train/ if the root has splits.
-        splits: the files of each split, sorted by class and path; all of them in "train" if the root has none.
-        has_splits: whether the layout is root/train|val|test/<class>.
-        bad: what cannot be an image of a class, with the reason.
-        passed_over: paths of leftovers of systems, and of files outside class folders that are no images.
-    """
-
-    class_names: list[str]
-    splits: dict[str, list[Item]]
+    class_names: list[str]  # sorted; from train/ if the root has splits
+    splits: dict[str, list[Item]]  # of each split, sorted by class and path; all in "train" if the root has none
     has_splits: bool
-    bad: list[str]
-    passed_over: list[str]
+    bad: list[str]  # what cannot be an image of a class, with the reason
+    passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are no images
 
 
 def walk(
