@@ -12,7 +12,8 @@ MOST_PARTS = 20  # of which some are held out, if whole groups are
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out `fraction` of every class; with groups, int64 (n,), about that much, in whole groups.
+    """Holds out `fraction` of every class, one image at least; with groups, int64 (n,), about that much, in whole
+    groups.
 
     Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
     has too few images for both sides.
@@ -31,7 +32,10 @@ def stratified_split(
         raise ValueError(
             f"data.val_fraction {fraction} of {len(labels)} training images cannot be held out class by class: {error}"
         ) from error
-    return np.sort(kept), np.sort(held_out)
+    for label in np.setdiff1d(labels, labels[held_out]):  # its share is less than half an image
+        own = kept[labels[kept] == label]
+        held_out = np.append(held_out, own[0])
+    return np.setdiff1d(kept, held_out), np.sort(held_out)
 
 
 def stratified_fold(

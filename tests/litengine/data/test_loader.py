@@ -199,7 +199,6 @@ def test_the_thread_ends_with_a_forgotten_iterator_and_after_the_last_batch(take
     if taken < 5:
         assert len(threads()) == 1
         del iterator
-        gc.collect()
     assert none_left()
 
 

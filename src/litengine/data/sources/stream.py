@@ -6,7 +6,7 @@ import shutil
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
 from math import prod
@@ -20,6 +20,7 @@ from torch import Tensor
 from litengine.files import write_whole
 
 from .base import Arrays, Source, Split
+from .pixels import Reading
 from .shards import Shards
 from .stream_files import check_litdata, is_remote, parse_chunk, parse_index
 
@@ -44,10 +45,11 @@ class Contents:
     mean: list[float]  # of each channel of the training images, in units of 0..1
     std: list[float]
     labels: bytes  # of each split in turn, uint8, uint16 or uint32
+    reading: dict[str, Any] = field(default_factory=dict)  # `Source.reading`; empty for the usual one
 
     def record(self) -> dict[str, Tensor]:
         """As it is stored: JSON and labels, both as uint8 (1, n), since LitData may need pyarrow to read text."""
-        about = {name: value for name, value in asdict(self).items() if name != "labels"}
+        about = {name: value for name, value in asdict(self).items() if name != "labels" and value != {}}
         texts = {"about": json.dumps({"format": FORMAT, **about}).encode(), "labels": self.labels}
         return {name: torch.frombuffer(bytearray(text), dtype=torch.uint8)[None] for name, text in texts.items()}
 
@@ -69,6 +71,7 @@ class Contents:
             raise ValueError("its checksums are not those of its shards")
         if len(contents.labels) != sum(contents.sizes.values()) * label_type(len(contents.class_names)).itemsize:
             raise ValueError("its labels are not those of its images")
+        Reading(**contents.reading)
         return contents
 
     def labels_of(self, split: str) -> Tensor:
@@ -126,6 +129,10 @@ class Stream(Source):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.contents.image_shape
+
+    @property
+    def reading(self) -> Reading:  # type: ignore[override]
+        return Reading(**self.contents.reading)
 
     def prepare(self) -> None:
         """Reads what the stream holds, but no image. Raises ValueError if there is no stream, or LitData is not

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .base import Arrays
 from .histogram import histogram, moments
+from .pixels import USUAL, Reading
 from .progress import progress_bar
 from .stream import CONTENTS, Contents, Stream, label_type
 from .stream_files import is_remote
@@ -40,7 +42,11 @@ class Written(NamedTuple):
 
 
 def write_stream(
-    splits: Mapping[str, tuple[Arrays, np.ndarray]], class_names: list[str], image_shape: tuple[int, int, int], to: str
+    splits: Mapping[str, tuple[Arrays, np.ndarray]],
+    class_names: list[str],
+    image_shape: tuple[int, int, int],
+    to: str,
+    reading: Reading = USUAL,
 ) -> Written:
     """Writes splits as a stream, unless it is there already.
 
@@ -51,6 +57,7 @@ def write_stream(
     Args:
         splits: the arrays of each, and which of their images (int64 indices) belong to it; "train" is needed.
         to: a folder, or `s3://bucket/folder`.
+        reading: how image files became these pixels.
 
     Raises:
         ValueError: if something else is there, or LitData is not installed.
@@ -67,10 +74,11 @@ def write_stream(
     stored = labels.astype(label_type(len(class_names))).tobytes()
     shards = sum(-(-size // per_shard) for size in sizes.values())
     volume = len(labels) * prod(image_shape)
+    how = {} if reading == USUAL else asdict(reading)
     with _bucket(to) if to.startswith("s3://") else _folder(to, volume) as (found, folder, keep):
         if found is not None:
-            same = (found.class_names, found.image_shape, found.sizes, found.labels)
-            if same != (class_names, image_shape, sizes, stored):
+            same = (found.class_names, found.image_shape, found.sizes, found.labels, found.reading)
+            if same != (class_names, image_shape, sizes, stored, how):
                 raise ValueError(f"{to} holds a stream of other images: choose another place, or remove it first")
             return Written(volume, shards, None)
         checksums: dict[str, list[int]] = {}
@@ -88,7 +96,7 @@ def write_stream(
                     advance(len(pixels))
         mean, std = moments(counts)
         with _dataset(folder / CONTENTS, keep) as add:
-            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, stored).record())
+            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, stored, how).record())
     return Written(volume, shards, time.monotonic() - started)
 
 

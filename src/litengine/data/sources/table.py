@@ -39,7 +39,7 @@ class CSV(ImageFolder):
     Args:
         table: the CSV file, UTF-8, with a header.
         root: the folder that paths in the table are relative to; by default that of the table.
-        settings: `image_size`, `test_fraction`, `skip_damaged`, `cache_dir` and `grey_max`, as of `ImageFolder`.
+        settings: those of `ImageFolder`, `image_size` and the others.
     """
 
     file_arguments: ClassVar[tuple[str, ...]] = ("table", *ImageFolder.file_arguments)

@@ -7,9 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import fit
 from PIL import Image
+from project_for_tests import ImageClassifier, ImageData
+from torch import nn
 
-from litengine.data.sources import CSV, ImageFolder, decode, folder
+from litengine.data.sources import CSV, ImageFolder, Stream, decode, folder
+from litengine.data.sources.stream_writer import write_stream
+from litengine.inference.predictor import Classifier, Predictor
+from litengine.training import Checkpoints
 
 RNG = np.random.default_rng(0)
 
@@ -243,7 +249,7 @@ def test_grey_of_twelve_bits_needs_its_maximum(root, caplog):
     source.prepare()
     expected = np.stack([(grey * (255 / 4095)).round()] * 3)
     np.testing.assert_array_equal(source.load("train").images[0], expected)
-    assert source.grey_max == 4095
+    assert source.reading.grey_max == 4095
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "written"])
@@ -279,10 +285,10 @@ def test_what_stops_the_cache(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("image_size", 0), ("test_fraction", 1.1), ("test_fraction", -0.1), ("grey_max", 0)]
+    ("name", "value"), [("image_size", 0), ("test_fraction", 1.1), ("grey_max", 0), ("fit", "stretch")]
 )
 def test_settings_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} {value} is not a"):
+    with pytest.raises(ValueError, match=f"{name} {value!r} is "):
         ImageFolder("images", **{name: value})
 
 
@@ -335,3 +341,24 @@ def test_a_whole_dataset_can_be_the_test_split_and_the_cache_lies_in_it(root, ki
         source.prepare()
     assert source.class_names == ["cat", "dog"] and source.load("train") is None
     assert source.load("test").labels.bincount().tolist() == [40, 20]
+
+
+@pytest.mark.parametrize("settings", [{"fit": "pad", "interpolation": "nearest"}, {"fit": "squash", "grey_max": 4095}])
+def test_a_checkpoint_reads_images_as_its_training_images_were_read(root, settings):
+    grey = Image.fromarray(RNG.integers(0, 4096, (8, 12), dtype=np.uint16))
+    if "grey_max" in settings:
+        grey.save(root / "cat" / "00.png")
+    source = source_of(root, test_fraction=0, **settings)
+    source.prepare()
+    train = source.load("train")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    data = ImageData(source, batch_size=30, val_fraction=0.2)
+    fit(ImageClassifier(network, lr_scheduler=None), data, Checkpoints(), epochs=1)
+    facts = torch.load("checkpoints/last.ckpt", weights_only=True)["data"]
+    predictor = Predictor(Classifier(network, facts), "cpu")
+    for index in (0, 1, 50):
+        np.testing.assert_array_equal(predictor.prepare(train.paths[index]), train.images[index])
+    np.testing.assert_array_equal(predictor.prepare(Image.open(train.paths[0])), train.images[0])
+    splits = {"train": (train, np.arange(60))}
+    write_stream(splits, source.class_names, source.image_shape, "stream", source.reading)
+    assert Stream("stream").reading == source.reading

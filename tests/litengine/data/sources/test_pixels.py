@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
-from litengine.data.sources.pixels import decode, decode_safely, fit, is_image, to_pil, to_rgb
+from litengine.data.sources.pixels import Reading, decode, decode_safely, fit, is_image, to_pil, to_rgb
 
 RNG = np.random.default_rng(0)
 
@@ -24,6 +24,20 @@ def test_fit_gives_the_pixels_of_torchvision(size):
     image = picture(*size)
     expected = Compose([Resize(32), CenterCrop(32), PILToTensor()])(image)
     assert torch.equal(torch.from_numpy(fit(image, 32).copy()), expected)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (100, 75), (75, 101), (20, 9), (7, 300)])
+def test_pad_and_squash_keep_the_whole_image(size):
+    image = picture(*size)
+    squashed = image.resize((32, 32), Image.Resampling.BICUBIC)
+    found = fit(image, 32, Reading(fit="squash", interpolation="bicubic"))
+    np.testing.assert_array_equal(found, np.asarray(squashed).transpose(2, 0, 1))
+    width, height = (max(1, 32 * side // max(size)) for side in size)
+    left, top = round((32 - width) / 2), round((32 - height) / 2)
+    padded = np.zeros((32, 32, 3), dtype=np.uint8)
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    padded[top : top + height, left : left + width] = resized
+    np.testing.assert_array_equal(fit(image, 32, Reading(fit="pad")), padded.transpose(2, 0, 1))
 
 
 def test_modes():
@@ -266,4 +280,4 @@ def test_the_page_on_deployment_reads_the_same_pixels(tmp_path):
         path = saved(tmp_path / f"{number}.png", image)
         np.testing.assert_array_equal(names["read_image"](path, 32)[0], decode(path, 32))
     path = saved(tmp_path / "12 bits.png", Image.fromarray(grey // 16))
-    np.testing.assert_array_equal(names["read_image"](path, 32, 4095)[0], decode(path, 32, 4095))
+    np.testing.assert_array_equal(names["read_image"](path, 32, 4095)[0], decode(path, 32, Reading(grey_max=4095)))
