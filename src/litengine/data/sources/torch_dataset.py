@@ -46,8 +46,6 @@ class TorchDataset(Source):
         image_size: int = 32,
     ) -> None:
         check_image_size(image_size)
-        if num_workers < 0:
-            raise ValueError(f"num_workers {num_workers} is negative: choose 0 or more.")
         self.datasets: dict[str, Any] = {"train": train, "test": test, "val": val}
         self.num_workers = num_workers
         self.image_size = image_size

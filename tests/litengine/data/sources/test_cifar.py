@@ -19,13 +19,6 @@ from litengine.data.sources import CIFAR10, CIFAR100, download
 RNG = np.random.default_rng(0)
 
 
-@pytest.fixture
-def place(tmp_path):
-    """An empty folder; tmp_path itself also holds the home directory of the test."""
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
 def pickled(content):
     return pickle.dumps(content, protocol=2)
 

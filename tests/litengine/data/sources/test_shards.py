@@ -121,8 +121,8 @@ def test_a_resumed_epoch_has_the_same_batches_and_reads_what_they_need(start):
     assert set(again.reads) == set(loader.order(0)[start * 32 :] // 20)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_several_processes_see_the_batches_of_one(processes):
+def test_several_processes_see_the_batches_of_one():
+    processes = 3
     options = {"shuffle": True, "augment": [RandomCrop(2)], "seed": 3}
     alone = list(BatchLoader(Store(403, 10).shards, torch.arange(403), 32, **options))
     of_each = [

@@ -8,13 +8,6 @@ from PIL import Image
 from litengine.data.sources.tree import Entry, fingerprint, scan, walk
 
 
-@pytest.fixture
-def place(tmp_path):
-    """An empty folder; tmp_path itself also holds the home directory of the test."""
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
 def plant(root, *paths):
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
