@@ -3,6 +3,7 @@
 import math
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from litengine.data import BatchLoader, Split
+from litengine.data.sources.pixels import USUAL
 from litengine.datamodule import ClassificationData
 from litengine.distributed import reduced, share
 from litengine.normalize import Normalize
@@ -476,6 +478,9 @@ class ClassifierModule(LightningModule):
             "tta": self.tta,
             "channels_last": self.normalize.channels_last,
         }
+        reading = self.trainer.datamodule.source.reading  # type: ignore[attr-defined]
+        if reading != USUAL:
+            checkpoint["data"]["reading"] = asdict(reading)
         checkpoint["train_sums"] = self._tallies["train"].sums()  # the epoch may be unfinished
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
@@ -487,6 +492,11 @@ class ClassifierModule(LightningModule):
             raise ValueError(
                 f"the checkpoint knows the classes {_shortened(data['class_names'])}, but the data has "
                 f"{_shortened(self.class_names)}: use data with the same classes, in the same order"
+            )
+        if self.image_shape and data["image_shape"] != list(self.image_shape):
+            raise ValueError(
+                f"the checkpoint was trained on images of shape {data['image_shape']}, but the data has "
+                f"{list(self.image_shape)}: give the source the checkpoint's image size"
             )
         check_same_network(self.state_dict(), checkpoint["state_dict"])
         if not self._statistics_given:

@@ -666,6 +666,16 @@ def test_checkpoint_with_other_classes_names_both(names):
         trainer().test(classifier(), other, ckpt_path=LAST, verbose=False)
 
 
+def test_checkpoint_of_another_image_size_names_both():
+    def of_any_size() -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+
+    saved(network=of_any_size())
+    other = ImageData(FakeSource(shape=(3, 16, 16)))
+    with pytest.raises(ValueError, match=r"images of shape \[3, 8, 8\], but the data has \[3, 16, 16\]"):
+        trainer().test(classifier(network=of_any_size()), other, ckpt_path=LAST, verbose=False)
+
+
 def test_many_classes_are_named_in_short():
     many = [f"c{number}" for number in range(30)]
     fit(

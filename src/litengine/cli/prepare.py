@@ -93,7 +93,7 @@ def prepare(data: ClassificationData, to: str | None = None) -> None:
     from litengine.data.sources.stream_writer import write_stream
 
     splits = {str(split): (part.arrays, part.indices) for split, part in parts.items()}
-    written = write_stream(splits, data.class_names, data.source.image_shape, to)
+    written = write_stream(splits, data.class_names, data.source.image_shape, to, data.source.reading)
     size = f"{written.bytes / 1e6:,.1f} MB in {written.shards:,} shards"
     took = "there already" if written.seconds is None else f"{written.seconds:.1f} s"
     print_line(f"stream: {to}, {size} ({took})")

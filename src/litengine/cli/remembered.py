@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from argparse import ArgumentParser
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,19 @@ def with_what_is_remembered(args: list[str]) -> list[str]:
 
 def with_labelled_folder(args: list[str]) -> list[str]:
     """Replaces `test --images FOLDER` by the source that takes all images of a folder of class folders for the test, in
-    the size of the checkpoint's images."""
+    the size of the checkpoint's images, read as those were."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--images")
     parser.add_argument("--ckpt_path", default="")
     given, others = parser.parse_known_args(args)
     if args[0] != "test" or not given.images or not given.ckpt_path:
         return args
-    size = read(given.ckpt_path)["data"]["image_shape"][1]
-    source = {"root": given.images, "test_fraction": 1, "image_size": size}
-    values = [f"--data.source.init_args.{name}={value}" for name, value in source.items()]
+    from litengine.data.sources.pixels import Reading
+
+    facts = read(given.ckpt_path)["data"]
+    reading = asdict(Reading(**facts.get("reading", {})))
+    source = {"root": given.images, "test_fraction": 1, "image_size": facts["image_shape"][1], **reading}
+    values = [f"--data.source.init_args.{name}={value}" for name, value in source.items() if value is not None]
     return [*others, "--ckpt_path", given.ckpt_path, "--data.source=litengine.data.ImageFolder", *values]
 
 

@@ -17,22 +17,15 @@ class Draw:
 
     Numbers are drawn for the whole global batch and cut to the slice of this process, so that 1, 2 or 8 processes see
     the same images with the same changes. They are drawn on the CPU, so that they are the same on every device.
-
-    Attributes:
-        seed, epoch, batch: the position in training.
-        size: images in the global batch.
-        slice: the images of it that this process holds.
-        indices: int64 (n,), the position in the dataset of each image that this process holds.
-        device: the device of the images.
     """
 
     seed: int
     epoch: int
     batch: int
-    size: int
-    slice: slice
-    indices: np.ndarray
-    device: torch.device
+    size: int  # images in the global batch
+    slice: slice  # the images of it that this process holds
+    indices: np.ndarray  # int64 (n,): the position in the dataset of each of these
+    device: torch.device  # of the images
 
     def __post_init__(self) -> None:
         self._generator = np.random.default_rng((BATCH, self.seed, self.epoch, self.batch))
@@ -67,14 +60,8 @@ class Draw:
 
 
 def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Random numbers of a sequence, each computed from its position alone (Steele, Lea and Flood 2014, SplitMix64).
-
-    Args:
-        seed: uint64 (1,).
-        position: int64 (n,), positions in the sequence; the first is 0.
-
-    Returns: uint64 (n,), uniform over all its values.
-    """
+    """uint64 (n,), uniform over all values, each a function of the seed, uint64 (1,), and its position in the sequence,
+    int64 (n,), from 0 on (Steele, Lea and Flood 2014, SplitMix64)."""
     bits: np.ndarray = seed + (position.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -83,13 +70,9 @@ def splitmix64(seed: np.ndarray, position: np.ndarray) -> np.ndarray:
 
 
 class Augment(ABC):
-    """A random change to a batch of images. It keeps no state between calls, and any batch may be asked for again.
+    """A random change to a batch of images. It keeps no state between calls, and any batch may be asked for again."""
 
-    Attributes:
-        thread_safe: whether a background thread may call it while the network trains. False if it changes the global
-            random state.
-    """
-
+    # whether a background thread may call it while the network trains; not if it changes the global random state
     thread_safe: ClassVar[bool] = True
 
     @abstractmethod

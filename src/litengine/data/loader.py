@@ -20,12 +20,8 @@ class BatchLoader:
     """Yields (images uint8 (n, C, H, W), labels int64 (n,)) on `device`; a sized iterable that any Trainer takes.
 
     Nothing here is done image by image: a batch is one gather from the arrays, one copy to the device, and the
-    augmentation of the whole batch there. Of several processes each gets its slice of the *same* batches: no image is
+    augmentation of the whole batch there. Each of several processes gets its slice of the *same* batches: no image is
     padded or counted twice.
-
-    The arrays may lie on the device already: then nothing but indices is copied. Else, with `prefetch`, one thread
-    makes the next batches while this one is trained on; on a GPU in a stream of its own. It is one thread: images that
-    are read from a disk slower than the network takes them keep it waiting.
 
     Args:
         images, labels: uint8 (N, C, H, W) and int64 (N,), in memory, memory-mapped, or on `device`; images in shards
@@ -38,11 +34,11 @@ class BatchLoader:
         augment: random changes, one after the other.
         seed: of order and augmentation.
         device: where the batches are wanted.
-        rank, world_size: this process among all.
+        rank, world_size: rank of this process, number of processes.
         position: asked once at the start of an iteration: (epoch, first batch), so that a resumed run goes on in the
             middle of an epoch.
-        prefetch: batches that a background thread makes ahead of the one in use; 0 for no thread. What goes wrong in
-            it is raised where the batch is asked for, and it ends with the iterator.
+        prefetch: batches that one background thread makes ahead of the one in use, on a GPU in a stream of its own;
+            0 for no thread. Its errors are raised where the batch is asked for, and it ends with the iterator.
     """
 
     def __init__(
@@ -100,8 +96,7 @@ class BatchLoader:
                 yield self.batch(order, epoch, number)
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing: `position` tells where to go on. It is here because Lightning takes loaders without one for such as
-        cannot be resumed."""
+        """Empty; its presence tells Lightning that the loader can be resumed. `position` says where."""
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None: ...
@@ -119,36 +114,30 @@ class BatchLoader:
 
     def chosen(self, order: np.ndarray, number: int) -> np.ndarray:
         """int64 (n,): which images of the arrays this process's slice of batch `number` holds."""
-        whole = self._whole(order, number)
-        return whole[self._slice(len(whole))]
+        start = number * self.batch_size
+        return order[start : start + self.size(number)][self._slice(number)]
 
     def batch(self, order: np.ndarray, epoch: int, number: int) -> Batch:
-        """Batch `number` of the epoch, by itself: this process's slice of it."""
-        size = len(self._whole(order, number))
+        """This process's slice of batch `number` of the epoch; no other batch is needed for it."""
         chosen = self.chosen(order, number)
         index = torch.from_numpy(chosen)
         images, labels = self._gather(self.images, index), self._gather(self.labels, index)
-        draw = Draw(self.seed, epoch, number, size, self._slice(size), chosen, self.device)
+        draw = Draw(self.seed, epoch, number, self.size(number), self._slice(number), chosen, self.device)
         for augment in self.augment:
             images = augment(images, draw)
         return images, labels
 
     def is_repeated(self, number: int) -> bool:
         """Whether all processes train on all images of batch `number`, because it is too small to be divided."""
-        return self._is_small(self.size(number))
-
-    def _is_small(self, size: int) -> bool:
+        size = self.size(number)
         # no network can be trained on no image, and BatchNorm not on one of an incomplete batch
         return self.shuffle and (size < self.world_size or size < min(2 * self.world_size, self.batch_size))
 
-    def _whole(self, order: np.ndarray, number: int) -> np.ndarray:
-        start = number * self.batch_size
-        return order[start : start + self.size(number)]
-
-    def _slice(self, size: int) -> slice:
-        """This process's images of a global batch of this size: its share, or all images of a batch that is too small.
-        The mean of the gradients of all processes is the same."""
-        if self._is_small(size):
+    def _slice(self, number: int) -> slice:
+        """This process's share of a batch, or all of one that is too small. The mean of the gradients of all processes
+        is the same."""
+        size = self.size(number)
+        if self.is_repeated(number):
             return slice(0, size)
         return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 

@@ -12,18 +12,16 @@ MOST_PARTS = 20  # of which some are held out, if whole groups are
 def stratified_split(
     labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Holds out `fraction` of every class; with groups, int64 (n,), about that much, in whole groups.
+    """Holds out `fraction` of every class, one image at least; with groups, int64 (n,), about that much, in whole
+    groups.
 
-    Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
-
-    Raises:
-        ValueError: if a class has too few images for both sides.
+    Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
+    has too few images for both sides.
     """
     from sklearn.model_selection import train_test_split
 
     if groups is not None:
-        share = Fraction(fraction).limit_denominator(MOST_PARTS)
-        share = share or Fraction(1, MOST_PARTS)
+        share = Fraction(fraction).limit_denominator(MOST_PARTS) or Fraction(1, MOST_PARTS)
         parts = _grouped(labels, share.denominator, seed, groups)
         held_out = np.sort(np.concatenate(parts[: share.numerator]))
         return np.setdiff1d(np.arange(len(labels)), held_out), held_out
@@ -34,24 +32,20 @@ def stratified_split(
         raise ValueError(
             f"data.val_fraction {fraction} of {len(labels)} training images cannot be held out class by class: {error}"
         ) from error
-    return np.sort(kept), np.sort(held_out)
+    for label in np.setdiff1d(labels, labels[held_out]):  # its share is less than half an image
+        own = kept[labels[kept] == label]
+        held_out = np.append(held_out, own[0])
+    return np.setdiff1d(kept, held_out), np.sort(held_out)
 
 
 def stratified_fold(
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    folds: int,
-    fold: int,
-    seed: int,
-    groups: np.ndarray | None = None,
+    labels: np.ndarray, class_names: Sequence[str], folds: int, fold: int, seed: int, groups: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts the images into `folds` parts, every class evenly, and holds out part `fold`. With groups, int64 (n,), a
     part holds whole groups, and classes only about evenly.
 
-    Returns: two arrays of indices, int64, ascending: those that stay, and those held out.
-
-    Raises:
-        ValueError: if a class has fewer images than there are folds.
+    Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
+    has fewer images than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -66,17 +60,12 @@ def stratified_fold(
             f"data.folds is {folds}, but there are only {counts.min()} training images of {rarest!r}, and every fold "
             f"needs one: {most}"
         )
-    parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
-    kept, held_out = next(part for index, part in enumerate(parts) if index == fold)
+    kept, held_out = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))[fold]
     return kept, held_out
 
 
 def _grouped(labels: np.ndarray, parts: int, seed: int, groups: np.ndarray) -> list[np.ndarray]:
-    """Indices, int64, ascending, of the images in each part; a group is in one part only.
-
-    Raises:
-        ValueError: if there are fewer groups than parts.
-    """
+    """Indices, int64, ascending, of the images in each part; a group is in one part only."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     count = len(np.unique(groups))

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -145,6 +146,8 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
     """Plain data about the file and its checkpoint."""
     import torch
 
+    from litengine.data.sources.pixels import USUAL
+
     normalize = predictor.classifier.normalize
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     return {
@@ -155,6 +158,7 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "metrics": _metrics(content, directory / "config.yaml") if directory and file == "best.ckpt" else {},
         "class_names": predictor.class_names,
         "image_size": predictor.image_size,
+        **({} if predictor.reading == USUAL else {"reading": asdict(predictor.reading)}),
         "mean": normalize.mean.flatten().tolist(),
         "std": normalize.std.flatten().tolist(),
         "tta": predictor.classifier.tta,

@@ -71,7 +71,7 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
 
     with (
         progress_bar("Classifying", len(paths)) as advance,
-        closing(decode_batches(paths, predictor.image_size, batch_size)) as batches,
+        closing(decode_batches(paths, predictor.image_size, batch_size, predictor.reading)) as batches,
     ):
         for first, (images, problems) in zip(range(0, len(paths), batch_size), batches, strict=True):
             reasons = dict(enumerate(problems, start=first))

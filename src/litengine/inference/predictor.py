@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from litengine import __version__
-from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
+from litengine.data.sources.pixels import Reading, decode_safely, fit, to_pil, to_rgb
 from litengine.inference.safe_config import read_for_prediction
 from litengine.network import build_network
 from litengine.normalize import Normalize
@@ -61,8 +61,8 @@ class Classifier(nn.Module):
 
     Args:
         network: maps float images (N, C, H, W) to logits (N, classes).
-        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if it was fitted,
-            temperature.
+        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if they differ
+            from the usual, temperature and reading.
 
     Attributes:
         class_names: by label.
@@ -87,6 +87,7 @@ class Classifier(nn.Module):
         if len(mean) != len(std) or len(mean) not in (1, *self.image_shape[:1]):
             raise ValueError(f"it has {len(mean)} means and {len(std)} deviations for images {self.image_shape}")
         self.normalize.set(mean, std)
+        self.reading = Reading(**facts.get("reading", {}))
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,13 +103,14 @@ class Classifier(nn.Module):
 class Predictor:
     """Classifies images with a trained classifier, which it puts on `device` and into evaluation mode.
 
-    Images are prepared as for validation: upright, RGB, shorter side resized to the size in the checkpoint, centre
-    cropped.
+    Images are prepared as for validation: upright, RGB, and fitted into the size in the checkpoint as its training
+    images were.
 
     Attributes:
         classifier: normalisation and network.
         device: the device it is on.
         image_size: height and width of the network's images, in pixels.
+        reading: how an image becomes such pixels.
 
     Raises:
         ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
@@ -122,6 +124,7 @@ class Predictor:
                 f"channels, of 1 to {LARGEST:,} pixels"
             )
         self.image_size = shape[1]
+        self.reading = classifier.reading
         self.device = torch.device(device)
         self.classifier = classifier.to(self.device).eval()
 
@@ -171,9 +174,9 @@ class Predictor:
             FileNotFoundError, ValueError: if it is no image.
         """
         if isinstance(image, str | os.PathLike):
-            return decode_safely(os.fspath(image), self.image_size)
+            return decode_safely(os.fspath(image), self.image_size, self.reading)
         try:
-            return fit(to_rgb(to_pil(image)), self.image_size)
+            return fit(to_rgb(to_pil(image), self.reading.grey_max), self.image_size, self.reading)
         except ValueError as error:
             raise ValueError(f"{name} {error}") from error
         except OSError as error:  # Pillow decodes only now
@@ -212,7 +215,7 @@ class Ensemble(Predictor):
         super().__init__(predictor.classifier, predictor.device)
         self.members = list(members.values())
         for name, other in others:
-            for fact in ("class_names", "image_size"):
+            for fact in ("class_names", "image_size", "reading"):
                 if getattr(other, fact) != getattr(predictor, fact):
                     raise ValueError(
                         f"{name} and {first} differ in their {fact}: only checkpoints of the same classes, in the same "

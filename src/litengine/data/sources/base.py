@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
+from .pixels import USUAL, Reading
 from .shards import Shards
 
 Split = Literal["train", "val", "test"]
@@ -36,12 +37,12 @@ class Source(ABC):
     Attributes:
         file_arguments: names of arguments that name files or folders.
         network_arguments: names of arguments that name addresses; a config from elsewhere must not set them.
-        grey_max: the value of white in grey images of more than 8 bits, or None; prediction needs the same.
+        reading: how image files became pixels; it is kept in the checkpoint, because prediction needs the same.
     """
 
     file_arguments: ClassVar[tuple[str, ...]] = ()
     network_arguments: ClassVar[tuple[str, ...]] = ()
-    grey_max: float | None = None
+    reading: Reading = USUAL
 
     @property
     @abstractmethod

@@ -10,6 +10,8 @@ from filelock import FileLock
 from .base import Arrays, Source, Split
 from .download import download
 
+CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 
 class CIFAR10(Source):
     """Ten classes, 50,000 images for training and 10,000 for testing (Krizhevsky 2009).
@@ -25,22 +27,15 @@ class CIFAR10(Source):
     file_arguments = ("root",)
     network_arguments = ("url",)
     torchvision_class: ClassVar[str] = "CIFAR10"
-    # torchvision knows them only once the archive is unpacked; empty if they are read from there.
-    fixed_class_names: ClassVar[tuple[str, ...]] = (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    )
 
     def __init__(self, root: str = "data", url: str | None = None) -> None:
         self.root = Path(root).expanduser()
         self.url = url
-        self._class_names = list(self.fixed_class_names)
+        self._names_read: list[str] = []  # of CIFAR-100
 
     @property
     def class_names(self) -> list[str]:
-        if not self._class_names:
-            self._class_names = list(self._read(train=False).classes)
-        return list(self._class_names)
+        return list(CIFAR10_CLASSES)  # torchvision knows them only after the download
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -75,8 +70,6 @@ class CIFAR10(Source):
                 raise
             where = self.root.absolute()
             raise OSError(f"Cannot write {dataset.filename} or its files in {where}: {error.strerror}.") from error
-        if not self._is_intact():
-            raise ValueError(f"The files in {archive} are not those expected, though its md5 is right.")
 
     def load(self, split: Split) -> Arrays | None:
         """uint8 (50000 or 10000, 3, 32, 32) and int64 labels; None for "val"."""
@@ -115,4 +108,8 @@ class CIFAR100(CIFAR10):
     """The same in a hundred classes; `class_names` are known once `prepare()` has run."""
 
     torchvision_class = "CIFAR100"
-    fixed_class_names = ()
+
+    @property
+    def class_names(self) -> list[str]:
+        self._names_read = self._names_read or list(self._read(train=False).classes)
+        return list(self._names_read)

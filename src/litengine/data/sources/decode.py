@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .pixels import decode, reason
+from .pixels import USUAL, Reading, decode, reason
 
 BATCH = 32
 SMALL = 500  # images: fewer are decoded before worker processes have started
@@ -22,11 +23,11 @@ Item = tuple[NDArray[np.uint8], Any, str | None]
 Batch = tuple[NDArray[np.uint8], list[Any], list[str | None]]
 
 
+@dataclass
 class _Files(Dataset[Item]):
-    def __init__(self, paths: list[str], size: int, grey_max: float | None) -> None:
-        self.paths = paths
-        self.size = size
-        self.grey_max = grey_max
+    paths: list[str]
+    size: int
+    reading: Reading
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -34,13 +35,13 @@ class _Files(Dataset[Item]):
     def __getitem__(self, index: int) -> Item:
         path = self.paths[index]
         try:
-            return decode(path, self.size, self.grey_max), None, None
+            return decode(path, self.size, self.reading), None, None
         except Exception as error:  # Pillow's decoders raise many kinds
             return np.zeros((3, self.size, self.size), dtype=np.uint8), None, reason(error, path)
 
 
 def decode_batches(
-    paths: list[str], size: int, batch: int = BATCH, grey_max: float | None = None
+    paths: list[str], size: int, batch: int = BATCH, reading: Reading = USUAL
 ) -> Generator[tuple[NDArray[np.uint8], list[str | None]], None, None]:
     """Decode `paths`, in order, `batch` at a time, by as many processes as there are cores.
 
@@ -48,7 +49,7 @@ def decode_batches(
     Close the generator if it is not read to its end. Raises OSError if a process dies.
     """
     few = len(paths) < SMALL and sum(os.path.getsize(path) for path in paths if os.path.isfile(path)) < SMALL_BYTES
-    with closing(read_batches(_Files(paths, size, grey_max), 0 if few else _cores(), batch)) as batches:
+    with closing(read_batches(_Files(paths, size, reading), 0 if few else _cores(), batch)) as batches:
         for images, _, problems in batches:
             yield images, problems
 

@@ -1,7 +1,6 @@
 """scikit-learn's bundled handwritten digits: real images that need no network."""
 
 import torch
-from torch import Tensor
 from torch.nn.functional import interpolate
 
 from .base import Arrays, Source, Split
@@ -39,10 +38,6 @@ class Digits(Source):
         labels = torch.as_tensor(digits.target, dtype=torch.int64)
         train, test = train_test_split(range(len(labels)), stratify=labels, test_size=TEST_FRACTION, random_state=0)
         chosen = sorted(train if split == "train" else test)
-        return Arrays(_upscale(torch.as_tensor(digits.images[chosen])), labels[chosen])
-
-
-def _upscale(digits: Tensor) -> Tensor:
-    """Grey values 0..16, (N, 8, 8), to uint8 (N, 3, 32, 32)."""
-    images = interpolate(digits.float().unsqueeze(1), size=IMAGE_SIZE, mode="bilinear")  # (N, 1, 32, 32)
-    return (images * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
+        grey = torch.as_tensor(digits.images[chosen]).float().unsqueeze(1)  # (N, 1, 8, 8), values 0..16
+        images = interpolate(grey, size=IMAGE_SIZE, mode="bilinear")  # (N, 1, 32, 32)
+        return Arrays((images * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1), labels[chosen])

@@ -55,17 +55,15 @@ def _fetch(url: str, partial: Path) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "litengine"})
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, partial.open("wb") as file:
         total = int(response.headers.get("Content-Length") or 0)
-        received = 0
         with progress_bar(f"Downloading {url.rpartition('/')[2]}", total, unit="bytes") as advance:
-            while True:
-                try:
-                    chunk = response.read(CHUNK)
-                except OSError as error:  # of the network, as "no route to host": told apart from those of the disk
-                    raise ConnectionError(str(error)) from error
-                if not chunk:
-                    break
-                file.write(chunk)
-                received += len(chunk)
-                advance(len(chunk))
-    if received < total:  # read() in pieces does not say so itself
+            while chunk := _receive(response):
+                advance(file.write(chunk))
+    if (received := partial.stat().st_size) < total:  # read() in pieces does not say so itself
         raise ConnectionError(f"the connection was dropped after {received:,} of {total:,} bytes")
+
+
+def _receive(response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except OSError as error:  # of the network, as "no route to host": told apart from those of the disk
+        raise ConnectionError(str(error)) from error

@@ -27,41 +27,35 @@ def find_images(words: Iterable[str]) -> list[str]:
         OSError: for a folder that cannot be read.
     """
     found: list[str] = []
-    left_out: list[str] = []
+    left_out: set[str] = set()
     for word in map(os.path.expanduser, words):
-        if os.path.isdir(word):
-            candidates = _below(word, left_out)
-            problem = f"the folder {word} holds no images"
-        elif os.path.lexists(word):
+        if os.path.lexists(word) and not os.path.isdir(word):
             found.append(word)
             continue
+        if os.path.isdir(word):
+            matches, problem = [word], f"the folder {word} holds no images"
         elif glob.has_magic(word):
-            candidates = []
-            for match in sorted(glob.glob(word, recursive=True)):
-                candidates += _below(match, left_out) if os.path.isdir(match) else [match]
-            problem = f"no image matches {word}"
+            matches, problem = glob.glob(word, recursive=True), f"no image matches {word}"
         else:
             raise ValueError(_not_there(word))
-        images = sorted(set(filter(is_image, candidates)))
-        left_out += sorted(set(candidates) - set(images))
+        candidates: dict[str, bool] = {}  # whether it may be an image
+        for match in matches:
+            candidates |= _below(match) if os.path.isdir(match) else {match: True}
+        images = {path for path, may_be in candidates.items() if may_be and is_image(path)}
         if not images:
             raise ValueError(problem)
-        found += images
-    if left_out := [path for path in dict.fromkeys(left_out) if path not in found]:
-        more = ", …" if len(left_out) > NAMED else ""
-        log.warning("%d entries are no images and are left out: %s%s", len(left_out), ", ".join(left_out[:NAMED]), more)
+        found += sorted(images)
+        left_out |= candidates.keys() - images
+    if names := sorted(left_out - {*found}):
+        more = ", …" if len(names) > NAMED else ""
+        log.warning("%d entries are no images and are left out: %s%s", len(names), ", ".join(names[:NAMED]), more)
     return list(dict.fromkeys(found))
 
 
-def _below(folder: str, left_out: list[str]) -> list[str]:
-    files = []
-    for entry in walk(Path(folder)):
-        path = os.path.join(folder, entry.path)
-        if entry.kind in ("leftover", "bad") and not (entry.kind == "bad" and is_image(path)):
-            left_out.append(path)
-        elif entry.kind != "folder":
-            files.append(path)
-    return files
+def _below(folder: str) -> dict[str, bool]:
+    """All paths below a folder, but those of folders; leftovers of systems with False."""
+    entries = (entry for entry in walk(Path(folder)) if entry.kind != "folder")
+    return {os.path.join(folder, entry.path): entry.kind != "leftover" for entry in entries}
 
 
 def _not_there(word: str) -> str:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from .base import Arrays, Source, Split, check_image_size
 from .cache import build_once, is_intact, map_array
 from .decode import decode_batches
+from .pixels import USUAL, Fit, Interpolation, Reading
 from .progress import progress_bar
 from .tree import Item, Tree, fingerprint, scan
 
@@ -38,9 +40,9 @@ class ImageFolder(Source):
     checked against its checksums at its first use in a process, and damaged images are decoded again.
 
     An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does it).
-    Its shorter side is resized to `image_size`, and its centre cropped. Class folders are read recursively, links are
-    followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are in two
-    splits. A layout that is not understood is refused.
+    By default its shorter side is resized to `image_size`, and its centre cropped. Class folders are read recursively,
+    links are followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are
+    in two splits. A cache below `root` is not read as images. A layout that is not understood is refused.
 
     Args:
         root: the folder. With train/ in it, val/ and test/ are optional, and the class names are those of train/.
@@ -51,6 +53,8 @@ class ImageFolder(Source):
         cache_dir: where the decoded arrays are kept.
         grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits. By default 65535, and
             images that look as if they had fewer bits, and floats, are refused.
+        fit: `crop`, or `pad`: the longer side is resized, and black is added; or `squash`: both sides are resized.
+        interpolation: `bilinear`, `bicubic` or `nearest`.
     """
 
     file_arguments: ClassVar[tuple[str, ...]] = ("root", "cache_dir")
@@ -63,18 +67,18 @@ class ImageFolder(Source):
         skip_damaged: bool = False,
         cache_dir: str = "data/cache",
         grey_max: float | None = None,
+        fit: Fit = "crop",
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         check_image_size(image_size)
         if not 0 <= test_fraction <= 1:
             raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose a number from 0 to 1.")
-        if grey_max is not None and not grey_max > 0:
-            raise ValueError(f"grey_max {grey_max} is not a grey value: choose more than 0, for example 4095.")
         self.root = self.origin = Path(root).expanduser()
         self.image_size = image_size
         self.test_fraction = test_fraction
         self.skip_damaged = skip_damaged
         self.cache_dir = Path(cache_dir).expanduser()
-        self.grey_max = grey_max
+        self.reading = Reading(fit, interpolation, grey_max)
         self._ready: tuple[Path, dict[str, Any]] | None = None  # the cache directory and its index
 
     @property
@@ -130,7 +134,9 @@ class ImageFolder(Source):
     def _name(self, mark: str) -> tuple[str, str]:
         """The cache's slot (this folder with these settings) and key (these files)."""
         origin = self.origin.resolve()
-        settings = f"{origin}\0{self.image_size}\0{self.test_fraction}\0{self.grey_max}"
+        settings = f"{origin}\0{self.image_size}\0{self.test_fraction}\0{self.reading.grey_max}"
+        if (self.reading.fit, self.reading.interpolation) != (USUAL.fit, USUAL.interpolation):
+            settings += f"\0{self.reading.fit}\0{self.reading.interpolation}"
         slot = hashlib.sha256(settings.encode("utf-8", "surrogateescape")).hexdigest()[:8]
         key = hashlib.sha256(f"{FORMAT}\0{mark}".encode()).hexdigest()[:16]
         return f"{origin.name}-{slot}", key
@@ -146,10 +152,10 @@ class ImageFolder(Source):
 
     def _fingerprint(self) -> str:
         """Changes with the files."""
-        return fingerprint(self.root)
+        return fingerprint(self.root, self.cache_dir)
 
     def _scan(self) -> Tree:
-        return scan(self.root)
+        return scan(self.root, self.cache_dir)
 
     def _unit(self, item: Item) -> str:
         """Images of one unit stay in one split."""
@@ -172,20 +178,18 @@ class ImageFolder(Source):
         if self._fingerprint() != mark:
             raise ValueError(f"{self.origin} changed while its images were read: run it again once it is at rest.")
         self._refuse_damaged(damaged)
-        for label, name in enumerate(tree.class_names):
-            if "train" in rows and label not in rows["train"]["label"]:
-                raise ValueError(
-                    f"No training image of the class {name!r} in {self.origin} can be decoded: repair or remove it."
-                )
-        for split in rows:
-            if not len(rows[split]):
-                raise ValueError(f"No {split} image of {self.origin} can be decoded: repair or remove it.")
+        missing = [f"{split} image" for split in rows if not len(rows[split])]
+        if "train" in rows:
+            without = np.setdiff1d(np.arange(len(tree.class_names)), rows["train"]["label"])
+            missing = [*(f"training image of the class {tree.class_names[label]!r}" for label in without), *missing]
+        if missing:
+            raise ValueError(f"No {missing[0]} in {self.origin} can be decoded: repair or remove it.")
         notes = {"damaged files are left out": len(damaged), **_duplicates(rows)}
         if tree.passed_over:
             notes[f"entries are no images and are passed over, such as {tree.passed_over[0]}"] = len(tree.passed_over)
+        index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits), "damaged": damaged}
         notes = {words: count for words, count in notes.items() if count}
-        index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits)}
-        (directory / "index.json").write_text(json.dumps({**index, "damaged": damaged, "notes": notes}))
+        (directory / "index.json").write_text(json.dumps({**index, "notes": notes}))
 
     def _write_split(self, target: Path, items: list[Item], known: Known, damaged: list[str]) -> np.ndarray:
         """Write the images that can be had: returns their rows, and adds the others to `damaged`."""
@@ -195,7 +199,7 @@ class ImageFolder(Source):
             # not mapped: a full disk is then an OSError, and not a SIGBUS that kills the process
             target.with_name(f"{target.name}.pixels").open("wb", buffering=2**20) as file,
             progress_bar(f"Decoding {self.origin.name} ({target.name})", len(new)) as advance,
-            closing(decode_batches(new, self.image_size, grey_max=self.grey_max)) as batches,
+            closing(decode_batches(new, self.image_size, reading=self.reading)) as batches,
         ):
             decoded = (one for images, problems in batches for one in zip(images, problems, strict=True))
             for path, label, about in items:
@@ -281,14 +285,11 @@ def _cut_off_test(tree: Tree, fraction: float, unit: Callable[[Item], str]) -> t
 
     By hash and not by a shuffle, so that images added later move almost none between the splits.
     """
-    first_label: dict[str, int] = {}  # of each unit
-    for item in tree.splits["train"]:
-        first_label.setdefault(unit(item), item.label)
-    classes: list[list[str]] = [[] for _ in tree.class_names]
-    for name, label in first_label.items():
-        classes[label].append(name)
+    units: dict[int, set[str]] = defaultdict(set)  # of each class; a unit of several classes belongs to its first
+    for name, label in {unit(item): item.label for item in reversed(tree.splits["train"])}.items():
+        units[label].add(name)
     chosen: set[str] = set()
-    for names in classes:
+    for names in units.values():
         by_hash = sorted(names, key=lambda name: hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest())
         chosen.update(by_hash[: min(max(1, round(fraction * len(names))), len(names) - 1)])
     train = [item for item in tree.splits["train"] if unit(item) not in chosen]

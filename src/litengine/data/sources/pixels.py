@@ -5,8 +5,9 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +20,37 @@ MAX_PIXELS = 2**26  # of one image: 256 MiB as RGB, for which Pillow takes 4 byt
 DARK = 2**14  # a 16-bit image whose brightest pixel is darker than this probably has 10, 12 or 14 bits
 ROWS = 256  # of an image that are scaled at once
 ORIENTATION = 0x0112
-TURNS: dict[Any, Image.Transpose] = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+T = Image.Transpose
+TURNS = [T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90]
+TURN_OF: dict[Any, Image.Transpose] = dict(enumerate(TURNS, start=2))  # by orientation
+
+
+Fit = Literal["crop", "pad", "squash"]
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How an image becomes the pixels of a network, the same in training and in prediction.
+
+    `fit`: `crop` resizes the shorter side and crops the centre; `pad` resizes the longer side and adds black; `squash`
+    resizes both sides. `grey_max`: the value of white in grey images of more than 8 bits, see `to_rgb`. Raises
+    ValueError for other values.
+    """
+
+    fit: Fit = "crop"
+    interpolation: Interpolation = "bilinear"
+    grey_max: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("fit", get_args(Fit)), ("interpolation", get_args(Interpolation))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(allowed)}.")
+        if self.grey_max is not None and not self.grey_max > 0:
+            raise ValueError(f"grey_max {self.grey_max} is not a grey value: choose more than 0, for example 4095.")
+
+
+USUAL = Reading()
 
 
 @cache
@@ -38,15 +61,9 @@ def formats() -> list[str]:
     return ["JPEG", "PNG", *rare]  # tried in this order
 
 
-@cache
-def suffixes() -> frozenset[str]:
-    """The suffixes of these formats, in lower case, with the dot."""
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
-
-
 def is_image(path: str) -> bool:
     """Whether a file has the suffix of an image format, or the content of one. The image may still be damaged."""
-    if os.path.splitext(path)[1].lower() in suffixes():
+    if Image.registered_extensions().get(os.path.splitext(path)[1].lower()) in formats():
         return True
     try:
         with open_image(path):
@@ -78,7 +95,7 @@ def upright(image: Image.Image) -> Image.Image:
         raise ValueError(f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: make it smaller first")
     image.load()
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURN_OF.get(image.getexif().get(ORIENTATION))
     except Exception:  # Pillow raises whatever damaged EXIF leads to
         turn = None
     return image if turn is None else image.transpose(turn)
@@ -145,44 +162,47 @@ def to_pil(image: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize the shorter side of an RGB image to `size` (bilinear, antialiased) and crop the centre: uint8 (3, size,
-    size). The same pixels as torchvision's Resize(size) and CenterCrop(size) give."""
+def fit(image: Image.Image, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
+    """An RGB image resized (with antialiasing) and cropped or padded: uint8 (3, size, size). By default these are the
+    pixels that torchvision's Resize(size) and CenterCrop(size) give."""
     width, height = image.size
-    short = min(width, height)
-    if short == 0:
+    if not width or not height:
         raise ValueError("has no pixels")
-    if short != size:
-        width, height = int(size * width / short), int(size * height / short)
+    if reading.fit == "squash":
+        width, height = size, size
+    else:
+        side = min(width, height) if reading.fit == "crop" else max(width, height)
+        width, height = max(1, int(size * width / side)), max(1, int(size * height / side))
+    if image.size != (width, height):
         if width * height > MAX_PIXELS:
             raise ValueError(f"is {image.width}x{image.height}, too long for a shorter side of {size} pixels")
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        image = image.resize((width, height), Image.Resampling[reading.interpolation.upper()])
     left, top = round((width - size) / 2), round((height - size) / 2)
     if (width, height) != (size, size):
-        image = image.crop((left, top, left + size, top + size))
+        image = image.crop((left, top, left + size, top + size))  # black where it is smaller
     pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
     return pixels
 
 
-def decode(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:
-    """The image in a file, upright as its EXIF orientation says: uint8 (3, size, size). See `to_rgb` for `grey_max`.
+def decode(path: str, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
+    """The image in a file, upright as its EXIF orientation says: uint8 (3, size, size).
 
     Raises OSError, ValueError or whatever Pillow's decoders raise; `reason` puts it in words.
     """
     with open_image(path) as image:
         # 16 bits a channel, of which Pillow keeps the upper 8 if they are colours
         deep = ";16" in str(image.tile) and not image.mode.startswith(("I", "F"))
-        rgb = to_rgb(upright(image), grey_max)
+        rgb = to_rgb(upright(image), reading.grey_max)
     # grey with alpha is read as colours too
     if deep and 0 < max(high for _, high in rgb.getextrema()) < DARK // 256:  # type: ignore[misc]
         raise ValueError("has 16 bits a channel, but its brightest pixel has less than 14: convert it to 8 bits")
-    return fit(rgb, size)
+    return fit(rgb, size, reading)
 
 
-def decode_safely(path: str, size: int, grey_max: float | None = None) -> NDArray[np.uint8]:
+def decode_safely(path: str, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
     """As `decode`; raises FileNotFoundError or ValueError with one line that names the file."""
     try:
-        return decode(path, size, grey_max)
+        return decode(path, size, reading)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
     except Exception as error:  # Pillow's decoders raise many kinds

@@ -16,13 +16,8 @@ def progress_bar(description: str, total: int, unit: str = "images") -> Iterator
     from rich import progress
     from rich.console import Console
 
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn() if unit == "bytes" else progress.MofNCompleteColumn(),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
-    )
+    counts = progress.DownloadColumn() if unit == "bytes" else progress.MofNCompleteColumn()
+    columns = (*progress.Progress.get_default_columns(), counts)
     hidden = unit == "images" and total < 500
     with progress.Progress(*columns, console=Console(stderr=True), disable=hidden) as bar:
         task = bar.add_task(description, total=total or None)

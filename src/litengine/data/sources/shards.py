@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Shards that a shuffled batch is mixed from; as many more are read ahead.
-LANES = 16
+LANES = 16  # shards that a shuffled batch is mixed from; as many more are read ahead
 READERS = 4  # threads: one connection to an object store is slower than a network
 
 
@@ -37,7 +36,6 @@ class Shards:
         self._lock = Lock()  # an abandoned epoch may still be reading while the next one begins
         self._open: dict[int, Future[Tensor]] = {}
         self._upcoming: deque[int] = deque()  # shards to read ahead, in the order they are needed
-        self._untouched: set[int] = set()  # read ahead and not yet used
         self._expected = np.zeros(-(-shape[0] // per_shard), dtype=np.int64)  # images of each shard still to come
 
     def __len__(self) -> int:
@@ -56,16 +54,15 @@ class Shards:
         shards = rows // self.per_shard
         with self._lock:
             needed = {shard: self._begin(shard) for shard in np.unique(shards).tolist()}
-            self._untouched.difference_update(needed)
             for shard, reading in needed.items():
                 places = np.flatnonzero(shards == shard)
                 chosen = torch.from_numpy(rows[places] - shard * self.per_shard)
                 out.index_copy_(0, torch.from_numpy(places), reading.result().index_select(0, chosen))
                 self._expected[shard] -= len(places)
             # those of this call stay open: without `expect`, their neighbours are often needed next
-            over = [shard for shard in self._open if shard not in needed and self._expected[shard] <= 0]
-            for shard in over:
-                del self._open[shard]
+            for shard in [*self._open]:
+                if shard not in needed and self._expected[shard] <= 0:
+                    del self._open[shard]
             self._read_ahead()
 
     def expect(self, rows: np.ndarray) -> None:
@@ -77,7 +74,6 @@ class Shards:
             self._expected = np.bincount(shards, minlength=len(self._expected))
             self._upcoming = deque(shards[np.sort(first)].tolist())
             self._open = {shard: reading for shard, reading in self._open.items() if self._expected[shard]}
-            self._untouched = set(self._open)
             self._read_ahead()
 
     def order(self, indices: np.ndarray, generator: np.random.Generator, batch_size: int) -> np.ndarray:
@@ -102,11 +98,9 @@ class Shards:
         return np.concatenate([mixed.swapaxes(0, 1).ravel(), generator.permutation(left)])
 
     def _read_ahead(self) -> None:
-        while self._upcoming and len(self._untouched) < LANES:
-            shard = self._upcoming.popleft()
-            if shard not in self._open and self._expected[shard] > 0:
+        while self._upcoming and len(self._open) < 2 * LANES:
+            if self._expected[shard := self._upcoming.popleft()] > 0:
                 self._begin(shard)
-                self._untouched.add(shard)
 
     def _begin(self, shard: int) -> Future[Tensor]:
         if shard not in self._open:

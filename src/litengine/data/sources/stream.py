@@ -1,12 +1,14 @@
 """Images that stream from an object store, or from a folder larger than memory, in shards."""
 
+import hashlib
 import json
 import shutil
 import time
 import zlib
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,43 +20,36 @@ from torch import Tensor
 from litengine.files import write_whole
 
 from .base import Arrays, Source, Split
+from .pixels import Reading
 from .shards import Shards
-from .stream_files import StreamFiles, check_litdata, parse_chunk
+from .stream_files import check_litdata, is_remote, parse_chunk, parse_index
 
 CONTENTS = "contents"  # the dataset, beside those of the splits, whose one record says what the stream holds
 FORMAT = 1
 SHARD_LIMIT = 2**28  # bytes; we write 2**24
 LEFT_FREE = 0.1  # of a disk: downloaded shards are not kept beyond that
+ATTEMPTS = 8  # at a request, over half a minute
 PAUSES = (1.0, 5.0)  # seconds before another attempt at a download that failed
 MAKE = "python main.py prepare --config … --to"
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a stream says of itself.
-
-    Attributes:
-        class_names: by label.
-        image_shape: (C, H, W).
-        per_shard: images in every shard but the last of a split.
-        sizes: images in each split.
-        checksums: CRC-32 of the pixels of each shard, by split.
-        mean, std: of each channel of the training images, in units of 0..1.
-        labels: of each split in turn, uint8, uint16 or uint32.
-    """
+    """What a stream says of itself."""
 
     class_names: list[str]
     image_shape: tuple[int, int, int]
-    per_shard: int
-    sizes: dict[str, int]
-    checksums: dict[str, list[int]]
-    mean: list[float]
+    per_shard: int  # images in every shard but the last of a split
+    sizes: dict[str, int]  # images in each split
+    checksums: dict[str, list[int]]  # CRC-32 of the pixels of each shard, by split
+    mean: list[float]  # of each channel of the training images, in units of 0..1
     std: list[float]
-    labels: bytes
+    labels: bytes  # of each split in turn, uint8, uint16 or uint32
+    reading: dict[str, Any] = field(default_factory=dict)  # `Source.reading`; empty for the usual one
 
     def record(self) -> dict[str, Tensor]:
         """As it is stored: JSON and labels, both as uint8 (1, n), since LitData may need pyarrow to read text."""
-        about = {name: value for name, value in asdict(self).items() if name != "labels"}
+        about = {name: value for name, value in asdict(self).items() if name != "labels" and value != {}}
         texts = {"about": json.dumps({"format": FORMAT, **about}).encode(), "labels": self.labels}
         return {name: torch.frombuffer(bytearray(text), dtype=torch.uint8)[None] for name, text in texts.items()}
 
@@ -76,14 +71,14 @@ class Contents:
             raise ValueError("its checksums are not those of its shards")
         if len(contents.labels) != sum(contents.sizes.values()) * label_type(len(contents.class_names)).itemsize:
             raise ValueError("its labels are not those of its images")
+        Reading(**contents.reading)
         return contents
 
     def labels_of(self, split: str) -> Tensor:
         """int64 (N,)."""
-        before = list(self.sizes).index(split)
-        first = sum(list(self.sizes.values())[:before])
-        labels = np.frombuffer(self.labels, label_type(len(self.class_names)))[first : first + self.sizes[split]]
-        return torch.from_numpy(labels.astype(np.int64))
+        labels = np.frombuffer(self.labels, label_type(len(self.class_names))).astype(np.int64)
+        parts = np.split(labels, np.cumsum(list(self.sizes.values()))[:-1])
+        return torch.from_numpy(parts[list(self.sizes).index(split)])
 
 
 class Stream(Source):
@@ -102,19 +97,22 @@ class Stream(Source):
     network_arguments = ("root",)
 
     def __init__(self, root: str, cache_dir: str = "data/cache") -> None:
-        self.files = StreamFiles(root, Path(cache_dir).expanduser())
-        self.root = self.files.root
+        self.is_remote = is_remote(root)
+        self.root = root.rstrip("/") if self.is_remote else str(Path(root).expanduser())
+        slot = hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        self._copies = Path(cache_dir).expanduser() / f"stream-{slot}"
+        self._chunks: dict[str, list[tuple[str, int]]] = {}  # file name and size, by dataset
 
     @cached_property
     def contents(self) -> Contents:
         """What the stream says of itself. Raises as `prepare` does."""
-        if self.files.is_remote:
+        if self.is_remote:
             check_litdata()
         elif not Path(self.root, CONTENTS, "index.json").is_file():
             reason = "holds no stream, or one that is not finished" if Path(self.root).exists() else "does not exist"
             raise ValueError(f"{self.root} {reason}; make it with: {MAKE} {self.root}")
         try:
-            return Contents.of_record(*parse_chunk(self.files.read(CONTENTS, 0), 2))
+            return Contents.of_record(*parse_chunk(self._chunk(CONTENTS, 0), 2))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{self.root} holds no stream of this program ({error}); make it with: {MAKE} …"
@@ -131,6 +129,10 @@ class Stream(Source):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.contents.image_shape
+
+    @property
+    def reading(self) -> Reading:  # type: ignore[override]
+        return Reading(**self.contents.reading)
 
     def prepare(self) -> None:
         """Reads what the stream holds, but no image. Raises ValueError if there is no stream, or LitData is not
@@ -149,35 +151,33 @@ class Stream(Source):
 
     def _read_shard(self, split: str, shard: int) -> Tensor:
         """uint8 (n, C, H, W). Raises OSError if it cannot be read, ValueError if it is damaged."""
-        if not self.files.is_remote:
+        if not self.is_remote:
             return self._fetch(split, shard)
+        copy = self._copies / f"{split}-{shard}.bin"
         with suppress(OSError, ValueError):
-            return self._images(split, shard, self._copy(split, shard).read_bytes())
+            return self._images(split, shard, copy.read_bytes())
         for pause in PAUSES:
             with suppress(OSError, ValueError):
-                return self._fetch(split, shard)
+                return self._fetch(split, shard, copy)
             time.sleep(pause)
-        return self._fetch(split, shard)
+        return self._fetch(split, shard, copy)
 
-    def _fetch(self, split: str, shard: int) -> Tensor:
-        """Read a shard where the stream is, and keep a copy of a download if the disk has room."""
+    def _fetch(self, split: str, shard: int, copy: Path | None = None) -> Tensor:
+        """Read a shard where the stream is; write a copy if the disk has room."""
         try:
-            content = self.files.read(split, shard)
+            content = self._chunk(split, shard)
         except Exception as error:  # each object store has its own
             raise OSError(
                 f"shard {shard} of the {split} images in {self.root} cannot be read: {_in_short(error)}"
             ) from error
         images = self._images(split, shard, content)
-        if self.files.is_remote:
-            with suppress(OSError):  # others fill the disk too; what is not kept is downloaded again
-                self.files.cache.mkdir(parents=True, exist_ok=True)
-                disk = shutil.disk_usage(self.files.cache)
+        with suppress(OSError):  # others fill the disk too; what is not kept is downloaded again
+            if copy:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                disk = shutil.disk_usage(copy.parent)
                 if disk.free - len(content) >= LEFT_FREE * disk.total:
-                    write_whole(self._copy(split, shard), content)
+                    write_whole(copy, content)
         return images
-
-    def _copy(self, split: str, shard: int) -> Path:
-        return self.files.cache / f"{split}-{shard}.bin"
 
     def _images(self, split: str, shard: int, content: bytes) -> Tensor:
         """The images in a chunk, if their checksum is right."""
@@ -192,6 +192,41 @@ class Stream(Source):
             f"shard {shard} of the {split} images in {self.root} is damaged, or of another stream: copy it again, or "
             "make the stream again"
         )
+
+    def _chunk(self, name: str, number: int) -> bytes:
+        """A chunk of the dataset `name`. Raises OSError, ValueError, or what the object store's client raises."""
+        if name not in self._chunks:
+            self._chunks[name] = parse_index(self._file(name, "index.json"))
+        chunks = self._chunks[name]
+        if number >= len(chunks):
+            raise ValueError(f"{name}/index.json has {len(chunks)} chunks: there is no number {number}")
+        file, size = chunks[number]
+        content = self._file(name, file)
+        if len(content) != size:
+            raise OSError(f"{name}/{file} has {len(content):,} bytes in place of {size:,}")
+        return content
+
+    def _file(self, name: str, file: str) -> bytes:
+        if self.is_remote:
+            buffer = BytesIO()
+            self._downloader.download_fileobj(f"{self.root}/{name}/{file}", buffer)
+            return buffer.getvalue()
+        path = Path(self.root, name, file)
+        if not path.is_file():  # nor a FIFO, which would never end
+            raise FileNotFoundError(f"{path} is not there")
+        return path.read_bytes()
+
+    @cached_property
+    def _downloader(self) -> Any:
+        """LitData's, for any of its object stores; safe for several threads."""
+        from litdata.streaming.downloader import get_downloader
+
+        options = {}
+        if self.root.startswith("s3:"):
+            from botocore.config import Config
+
+            options = {"config": Config(retries={"total_max_attempts": ATTEMPTS, "mode": "standard"})}
+        return get_downloader(self.root, str(self._copies), [], options)
 
 
 def label_type(classes: int) -> np.dtype[Any]:

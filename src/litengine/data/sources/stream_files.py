@@ -1,20 +1,15 @@
-"""The files of a stream: LitData datasets of one record a chunk, in a folder or an object store. Nothing in a stream is
-trusted: the index is validated, no serializer of LitData is used, and the caller checks what is read."""
+"""The file format of a stream: LitData datasets of one record a chunk. Nothing in a stream is trusted: the index is
+validated, no serializer of LitData is used, and the caller checks what is read."""
 
-import hashlib
 import json
 import re
-from functools import cached_property
 from importlib.util import find_spec
-from io import BytesIO
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 UINT8 = 11  # LitData's number of the type
-ATTEMPTS = 8  # at a request, over half a minute
 
 
 def is_remote(place: str) -> bool:
@@ -26,56 +21,6 @@ def check_litdata() -> None:
     """Raises ValueError if LitData is not installed."""
     if find_spec("litdata") is None:
         raise ValueError("a stream needs LitData: pip install -e '.[stream]'")
-
-
-class StreamFiles:
-    """Chunks of the datasets that lie beside each other under `root`.
-
-    Args:
-        root: a folder, or the address of an object store (`s3://bucket/folder`).
-        cache_dir: where copies of the files in an object store are kept.
-    """
-
-    def __init__(self, root: str, cache_dir: Path) -> None:
-        self.is_remote = is_remote(root)
-        self.root = root.rstrip("/") if self.is_remote else str(Path(root).expanduser())
-        self.cache = cache_dir / f"stream-{hashlib.sha256(self.root.encode()).hexdigest()[:16]}"
-        self._indices: dict[str, list[tuple[str, int]]] = {}
-
-    def read(self, name: str, number: int) -> bytes:
-        """A chunk of the dataset `name`. Raises OSError, ValueError, or what the object store's client raises."""
-        if name not in self._indices:
-            self._indices[name] = parse_index(self._read(name, "index.json"))
-        chunks = self._indices[name]
-        if number >= len(chunks):
-            raise ValueError(f"{name}/index.json has {len(chunks)} chunks: there is no number {number}")
-        file, size = chunks[number]
-        content = self._read(name, file)
-        if len(content) != size:
-            raise OSError(f"{name}/{file} has {len(content):,} bytes in place of {size:,}")
-        return content
-
-    def _read(self, name: str, file: str) -> bytes:
-        if not self.is_remote:
-            path = Path(self.root, name, file)
-            if not path.is_file():  # nor a FIFO, which would never end
-                raise FileNotFoundError(f"{path} is not there")
-            return path.read_bytes()
-        buffer = BytesIO()
-        self._downloader.download_fileobj(f"{self.root}/{name}/{file}", buffer)
-        return buffer.getvalue()
-
-    @cached_property
-    def _downloader(self) -> Any:
-        """LitData's, for any of its object stores; safe for several threads."""
-        from litdata.streaming.downloader import get_downloader
-
-        if not self.root.startswith("s3:"):
-            return get_downloader(self.root, str(self.cache), [])
-        from botocore.config import Config
-
-        retries = Config(retries={"total_max_attempts": ATTEMPTS, "mode": "standard"})
-        return get_downloader(self.root, str(self.cache), [], {"config": retries})
 
 
 def parse_index(text: bytes) -> list[tuple[str, int]]:

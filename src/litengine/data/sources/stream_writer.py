@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -19,34 +20,33 @@ from torch import Tensor
 
 from .base import Arrays
 from .histogram import histogram, moments
+from .pixels import USUAL, Reading
 from .progress import progress_bar
 from .stream import CONTENTS, Contents, Stream, label_type
 from .stream_files import is_remote
 
-# Called with the folder of a dataset, when the files in it are complete.
+# Called with the folder of a dataset when the files in it are complete.
 Keep = Callable[[Path], None]
-# What is there already; the folder in which datasets are written; what keeps them.
+# The stream that is already there; the folder in which datasets are written; what keeps them.
 Target = tuple[Contents | None, Path, Keep]
 
 SHARD_BYTES = 2**24  # a download of a fifth of a second at 80 MB/s; 33 of them fit into half a gigabyte
 
 
 class Written(NamedTuple):
-    """A stream that exists.
+    """A stream that exists."""
 
-    Attributes:
-        bytes: of all pixels.
-        shards: how many.
-        seconds: that writing took; None if it existed before.
-    """
-
-    bytes: int
+    bytes: int  # of all pixels
     shards: int
-    seconds: float | None
+    seconds: float | None  # that writing took; None if it existed before
 
 
 def write_stream(
-    splits: Mapping[str, tuple[Arrays, np.ndarray]], class_names: list[str], image_shape: tuple[int, int, int], to: str
+    splits: Mapping[str, tuple[Arrays, np.ndarray]],
+    class_names: list[str],
+    image_shape: tuple[int, int, int],
+    to: str,
+    reading: Reading = USUAL,
 ) -> Written:
     """Writes splits as a stream, unless it is there already.
 
@@ -57,6 +57,7 @@ def write_stream(
     Args:
         splits: the arrays of each, and which of their images (int64 indices) belong to it; "train" is needed.
         to: a folder, or `s3://bucket/folder`.
+        reading: how image files became these pixels.
 
     Raises:
         ValueError: if something else is there, or LitData is not installed.
@@ -65,18 +66,19 @@ def write_stream(
     started = time.monotonic()
     per_shard = max(1, SHARD_BYTES // prod(image_shape))
     orders = {split: indices for split, (_, indices) in splits.items()}
-    orders["train"] = _shuffle(orders["train"], per_shard)
+    orders["train"] = np.random.default_rng(0).permutation(orders["train"])
+    for first in range(0, len(orders["train"]), per_shard):
+        orders["train"][first : first + per_shard].sort()  # shuffled when it is used; so the disk is read forwards
     sizes = {split: len(order) for split, order in orders.items()}
-    labels = b"".join(
-        splits[split][0].labels.numpy()[order].astype(label_type(len(class_names))).tobytes()
-        for split, order in orders.items()
-    )
+    labels = np.concatenate([splits[split][0].labels.numpy()[order] for split, order in orders.items()])
+    stored = labels.astype(label_type(len(class_names))).tobytes()
     shards = sum(-(-size // per_shard) for size in sizes.values())
-    volume = sum(sizes.values()) * prod(image_shape)
+    volume = len(labels) * prod(image_shape)
+    how = {} if reading == USUAL else asdict(reading)
     with _bucket(to) if to.startswith("s3://") else _folder(to, volume) as (found, folder, keep):
         if found is not None:
-            same = (found.class_names, found.image_shape, found.sizes, found.labels)
-            if same != (class_names, image_shape, sizes, labels):
+            same = (found.class_names, found.image_shape, found.sizes, found.labels, found.reading)
+            if same != (class_names, image_shape, sizes, stored, how):
                 raise ValueError(f"{to} holds a stream of other images: choose another place, or remove it first")
             return Written(volume, shards, None)
         checksums: dict[str, list[int]] = {}
@@ -94,15 +96,8 @@ def write_stream(
                     advance(len(pixels))
         mean, std = moments(counts)
         with _dataset(folder / CONTENTS, keep) as add:
-            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, labels).record())
+            add(Contents(class_names, image_shape, per_shard, sizes, checksums, mean, std, stored, how).record())
     return Written(volume, shards, time.monotonic() - started)
-
-
-def _shuffle(indices: np.ndarray, per_shard: int) -> np.ndarray:
-    order = np.random.default_rng(0).permutation(indices)
-    for first in range(0, len(order), per_shard):
-        order[first : first + per_shard].sort()  # a shard is shuffled when it is used; so the disk is read forwards
-    return order
 
 
 @contextmanager

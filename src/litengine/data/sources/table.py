@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -12,9 +12,9 @@ import torch
 
 from .base import Arrays, Split
 from .folder import ImageFolder
+from .pixels import Fit, Interpolation
 from .tree import SPLITS, Item, Tree
 
-COLUMNS = ("path", "label", "split", "group")
 LISTED = 5  # problems in a message
 
 
@@ -40,14 +40,11 @@ class CSV(ImageFolder):
     Args:
         table: the CSV file, UTF-8, with a header.
         root: the folder that paths in the table are relative to; by default that of the table.
-        image_size: height and width of every image, in pixels.
+        image_size, skip_damaged, cache_dir, grey_max, fit, interpolation: see `ImageFolder`.
         test_fraction: the part that becomes the test split if the table has no column `split`; 0 for none, 1 for all.
-        skip_damaged: leave out files that cannot be decoded or are no images, instead of stopping.
-        cache_dir: where the decoded arrays are kept.
-        grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits (see `ImageFolder`).
     """
 
-    file_arguments: ClassVar[tuple[str, ...]] = ("table", "root", "cache_dir")
+    file_arguments: ClassVar[tuple[str, ...]] = ("table", *ImageFolder.file_arguments)
 
     def __init__(
         self,
@@ -58,9 +55,11 @@ class CSV(ImageFolder):
         skip_damaged: bool = False,
         cache_dir: str = "data/cache",
         grey_max: float | None = None,
+        fit: Fit = "crop",
+        interpolation: Interpolation = "bilinear",
     ) -> None:
-        origin = Path(table).expanduser()
-        super().__init__(root or str(origin.parent), image_size, test_fraction, skip_damaged, cache_dir, grey_max)
+        origin, settings = Path(table).expanduser(), (image_size, test_fraction, skip_damaged, cache_dir)
+        super().__init__(root or str(origin.parent), *settings, grey_max, fit, interpolation)
         self.origin = origin
         self._groups: dict[str, str] = {}  # by path
 
@@ -88,15 +87,16 @@ class CSV(ImageFolder):
         class_names = sorted(names, key=lambda name: (int(name) if numeric else 0, name))
         if len(class_names) < 2:
             raise ValueError(f"{self.origin} has only the label {class_names[0]!r}; classification needs two or more")
-        missing = [row.path for row in rows if not self._about(row.path)]
         labels = {name: label for label, name in enumerate(class_names)}
-        splits: dict[str, list[Item]] = {row.split or "train": [] for row in rows}
+        given = {row.split or "train" for row in rows}
+        splits: dict[str, list[Item]] = {split: [] for split in SPLITS if split in given}
+        bad = []
         for row in rows:
             if about := self._about(row.path):
                 splits[row.split or "train"].append(Item(row.path, labels[row.label], about))
-        ordered = {split: splits[split] for split in SPLITS if split in splits}
-        bad = [f"{path}: there is no such file" for path in missing]
-        return Tree(class_names, ordered, bool(rows[0].split), bad, [])
+            else:
+                bad.append(f"{row.path}: there is no such file")
+        return Tree(class_names, splits, bool(rows[0].split), bad, [])
 
     def _unit(self, item: Item) -> str:
         return self._groups[item.path] or item.path
@@ -130,23 +130,19 @@ def read_table(path: Path) -> list[Row]:
         raise ValueError(f"{path} needs the columns path and label, separated by commas; its columns are: {found}")
     if not cells:
         raise ValueError(f"{path} lists no images")
-    given = [name for name in COLUMNS if name in columns]
+    rows = [Row(*((cell.get(name) or "").strip() for name in Row._fields)) for cell in cells]
     problems = []
-    for line, cell in enumerate(cells, start=2):  # line 1 is the header
-        problems += [f"row {line} has no {name}" for name in given if not (cell[name] or "").strip()]
-    rows = [Row(*((cell.get(name) or "").strip() for name in COLUMNS)) for cell in cells]
-    if "split" in given:
-        unknown = sorted({row.split for row in rows} - {*SPLITS, ""})
-        problems += [f"the split {name!r} is unknown: train, val and test are allowed" for name in unknown]
-    problems += [
-        f"{name} is listed {count} times" for name, count in Counter(r.path for r in rows).items() if count > 1
-    ]
-    splits_of: dict[str, set[str]] = {}
+    for line, row in enumerate(rows, start=2):  # line 1 is the header
+        problems += [f"row {line} has no {name}" for name in Row._fields if name in columns and not getattr(row, name)]
+    unknown = sorted({row.split for row in rows} - {*SPLITS, ""})
+    problems += [f"the split {name!r} is unknown: train, val and test are allowed" for name in unknown]
+    counts = Counter(row.path for row in rows)
+    problems += [f"{name} is listed {count} times" for name, count in counts.items() if count > 1]
+    splits_of: dict[str, set[str]] = defaultdict(set)
     for row in rows:
-        splits_of.setdefault(row.group, set()).add(row.split)
-    if "group" in given:
-        crossing = {group: splits for group, splits in splits_of.items() if len(splits) > 1}
-        problems += [f"the group {group!r} is in {' and '.join(sorted(s))}" for group, s in crossing.items()]
+        splits_of[row.group].add(row.split)
+    crossing = {group: " and ".join(sorted(s)) for group, s in splits_of.items() if group and len(s) > 1}
+    problems += [f"the group {group!r} is in {splits}" for group, splits in crossing.items()]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise ValueError(f"{path}: {'; '.join(problems[:LISTED])}{more}")

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sized
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,10 @@ from .progress import progress_bar
 class TorchDataset(Source):
     """Wraps datasets as `torch.utils.data` knows them, one a split, given by class path.
 
-    Each is read once, by worker processes, into memory; it stays there until the program ends. An image may be a PIL
-    image of any mode, or a tensor or array: uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one,
-    three or four channels. It becomes RGB, its shorter side is resized to `image_size`, its centre cropped. Give the
-    datasets no random transform: each image is read from them once.
+    Each is read once, by worker processes, into memory. An image may be a PIL image of any mode, or a tensor or array:
+    uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one, three or four channels. It becomes RGB, its
+    shorter side is resized to `image_size`, its centre cropped. Give the datasets no random transform: each image is
+    read from them once.
 
     If two datasets name their classes (`class_to_idx` or `classes`, as torchvision's do), the labels of `test` and
     `val` are matched to those of `train` by name, so that a class without test images shifts no other class.
@@ -45,8 +46,6 @@ class TorchDataset(Source):
         image_size: int = 32,
     ) -> None:
         check_image_size(image_size)
-        if num_workers < 0:
-            raise ValueError(f"num_workers {num_workers} is negative: choose 0 or more.")
         self.datasets: dict[str, Any] = {"train": train, "test": test, "val": val}
         self.num_workers = num_workers
         self.image_size = image_size
@@ -83,8 +82,7 @@ class TorchDataset(Source):
         if self.datasets[split] is None:
             return None
         arrays = self._read(split)
-        outside = (arrays.labels >= len(self.class_names)).nonzero()
-        if len(outside):
+        if len(outside := (arrays.labels >= len(self.class_names)).nonzero()):
             index = int(outside[0])
             raise ValueError(
                 f"{split}[{index}] has label {int(arrays.labels[index])}, outside 0..{len(self.class_names) - 1}, "
@@ -108,45 +106,45 @@ class TorchDataset(Source):
         if split in self._arrays:
             return self._arrays[split]
         dataset = self.datasets[split]
-        count = len(dataset)
+        count, kind = len(dataset), type(dataset).__name__
         if count == 0:
-            raise ValueError(f"{split}: {type(dataset).__name__} is empty.")
+            raise ValueError(f"{split}: {kind} is empty.")
         images = torch.empty((count, *self.image_shape), dtype=torch.uint8)
-        labels = torch.empty(count, dtype=torch.int64)
-        first = 0
+        labels: list[int] = []
         batches = read_batches(_Pixels(dataset, self.image_size), self.num_workers if count >= SMALL else 0)
-        with progress_bar(f"Reading {type(dataset).__name__} ({split})", count) as advance:
+        with progress_bar(f"Reading {kind} ({split})", count) as advance:
             for pixels, batch_labels, problems in batches:
+                first = len(labels)
                 for index, (label, problem) in enumerate(zip(batch_labels, problems, strict=True), start=first):
                     if problem:
                         raise ValueError(f"{split}[{index}] cannot be used: {problem}")
-                    labels[index] = self._label(split, label, f"{split}[{index}]")
-                images[first : first + len(pixels)] = torch.from_numpy(pixels)
-                first += len(pixels)
+                    labels.append(self._label(split, label, index))
+                images[first : len(labels)] = torch.from_numpy(pixels)
                 advance(len(pixels))
-        self._arrays[split] = Arrays(images, labels)
+        self._arrays[split] = Arrays(images, torch.tensor(labels))
         return self._arrays[split]
 
-    def _label(self, split: str, label: Any, where: str) -> int:
+    def _label(self, split: str, label: Any, index: int) -> int:
         """The label in train of an item's label."""
         try:
             value = operator.index(label)
         except TypeError:
             value = -1
         if value < 0:
-            raise ValueError(f"{where} has label {label!r}: labels must be the integers 0, 1, 2, …")
-        if (matched := self._labels.get(split)) and value not in matched:
-            raise ValueError(f"{where} has label {value}, which is no class of that dataset.")
+            raise ValueError(f"{split}[{index}] has label {label!r}: labels must be the integers 0, 1, 2, …")
+        matched = self._labels.get(split)
+        if matched and value not in matched:
+            raise ValueError(f"{split}[{index}] has label {value}, which is no class of that dataset.")
         return matched[value] if matched else value
 
 
+@dataclass
 class _Pixels(Dataset[Item]):
     """The dataset with its images as uint8 (3, size, size). Exceptions become problems, because one that leaves a
     worker process has a page of traceback around it."""
 
-    def __init__(self, dataset: Any, size: int) -> None:
-        self.dataset = dataset
-        self.size = size
+    dataset: Any
+    size: int
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -5,7 +5,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,19 +13,15 @@ from .pixels import is_image
 SPLITS = ("train", "val", "test")
 EXPECTED = "expected <root>/<class>/*.jpg (or .png, …) or <root>/train|val|test/<class>/*.jpg"
 # Folders and files that operating systems, file managers and network drives leave behind, besides hidden ones.
-LEFTOVERS = frozenset(
-    (
-        *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "__macosx"),
-        *("__pycache__", "desktop.ini", "ehthumbs.db", "icon\r", "lost+found", "recycled", "recycler"),
-        *("system volume information", "thumbs.db"),
-    )
-)
+LEFTOVERS = {
+    *("#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "__macosx", "__pycache__"),
+    *("desktop.ini", "ehthumbs.db", "icon\r", "lost+found", "recycled", "recycler", "system volume information"),
+    "thumbs.db",
+}
 # The name of a split as others write it: Train, training_set, test-images, valid, seg_train, …
 SPLIT_NAME = re.compile(
     r"(?:^|[^a-z])(train|test|val|valid|validat|dev|eval|evaluat|holdout)(?:ion|ing|set|data|images?|s)*(?:$|[^a-z])"
 )
-
-
 DEEPEST = 100  # folders in each other
 
 
@@ -47,28 +42,23 @@ class Item(NamedTuple):
     about: str
 
 
-@dataclass(frozen=True)
-class Tree:
-    """What `scan` found.
+class Tree(NamedTuple):
+    """What `scan` found."""
 
-    Attributes:
-        class_names: sorted; from train/ if the root has splits.
-        splits: the files of each split, sorted by class and path; all of them in "train" if the root has none.
-        has_splits: whether the layout is root/train|val|test/<class>.
-        bad: what cannot be an image of a class, with the reason.
-        passed_over: paths of leftovers of systems, and of files outside class folders that are no images.
-    """
-
-    class_names: list[str]
-    splits: dict[str, list[Item]]
+    class_names: list[str]  # sorted; from train/ if the root has splits
+    splits: dict[str, list[Item]]  # of each split, sorted by class and path; all in "train" if the root has none
     has_splits: bool
-    bad: list[str]
-    passed_over: list[str]
+    bad: list[str]  # what cannot be an image of a class, with the reason
+    passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are no images
 
 
-def walk(root: Path, folder: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Entry]:
-    """All entries below `root`, sorted, links followed; nothing is opened. Raises OSError if `root` cannot be read; an
-    entry below it that cannot be read is a bad one."""
+def walk(
+    root: Path, cache: Path | None = None, folder: str = "", above: tuple[tuple[int, int], ...] = ()
+) -> Iterator[Entry]:
+    """All entries below `root`, sorted, links followed; nothing is opened. The folder `cache` is not entered.
+
+    Raises OSError if `root` cannot be read; an entry below it that cannot be read is a bad one.
+    """
     try:
         here = os.stat(os.path.join(root, folder))
         if (here.st_dev, here.st_ino) in above or len(above) > DEEPEST:
@@ -83,93 +73,87 @@ def walk(root: Path, folder: str = "", above: tuple[tuple[int, int], ...] = ()) 
         return
     for entry in entries:
         path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.name.startswith(".") or entry.name.lower() in LEFTOVERS:
-            yield Entry(path, "leftover")
-            continue
         try:
-            is_folder = entry.is_dir()
-            status = entry.stat()
+            if entry.name.startswith(".") or entry.name.lower() in LEFTOVERS:
+                yield Entry(path, "leftover")
+            elif not entry.is_dir():
+                status = entry.stat()
+                yield Entry(path, "file", f"{status.st_size} {status.st_mtime_ns}")
+            elif cache is None or not (cache.exists() and cache.samefile(entry.path)):
+                yield Entry(path, "folder")
+                yield from walk(root, cache, path, (*above, (here.st_dev, here.st_ino)))
         except OSError as error:  # a link to nothing, or in a circle
             yield Entry(path, "bad", f"cannot be read: {error.strerror}")
-            continue
-        if is_folder:
-            yield Entry(path, "folder")
-            yield from walk(root, path, (*above, (here.st_dev, here.st_ino)))
-        else:
-            yield Entry(path, "file", f"{status.st_size} {status.st_mtime_ns}")
 
 
-def fingerprint(root: Path) -> str:
+def fingerprint(root: Path, cache: Path | None = None) -> str:
     """A hash that changes when any file or folder appears or disappears, or a file changes its size or time. Memory
-    does not grow with the number of files. Raises as `scan` does."""
+    does not grow with the number of files. Arguments and errors are those of `scan`."""
     digest = hashlib.sha256()
-    for entry in _entries(root):
+    for entry in _entries(root, cache):
         if entry.kind != "leftover":
             digest.update("\0".join((*entry, "\n")).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
-def scan(root: Path) -> Tree:
-    """Read the names in a folder. Raises OSError if it cannot be read, ValueError if its layout is not understood."""
-    entries = list(_entries(root))
+def scan(root: Path, cache: Path | None = None) -> Tree:
+    """Read the names in a folder; the folder `cache` in it is left out.
+
+    Raises OSError if it cannot be read, ValueError if its layout is not understood.
+    """
+    entries = list(_entries(root, cache))
     inside: dict[str, list[str]] = defaultdict(list)  # the names of the folders in each folder
     for entry in entries:
         if entry.kind == "folder":
             above, _, name = entry.path.rpartition("/")
             inside[above].append(name)
     has_splits = _has_splits(root, inside)
-    splits = [split for split in SPLITS if split in inside[""]] if has_splits else [""]
+    above_classes = {split: split for split in SPLITS if split in inside[""]} if has_splits else {"train": ""}
     depth = 1 if has_splits else 0  # of the class folders
-    class_names = inside[splits[0]]
     with_files = {entry.path.rpartition("/")[0] for entry in entries if entry.kind == "file"}
-    for split in splits:
-        folders = {name: f"{split}/{name}".lstrip("/") for name in inside[split]}
-        have_files = {name for name, folder in folders.items() if folder in with_files}
-        _check_classes(root / split, {name: inside[folder] for name, folder in folders.items()}, have_files)
-    if len(class_names) < 2:
-        found = f"only one class, {class_names[0]!r}" if class_names else "no class folders"
-        raise ValueError(f"{root / splits[0]} holds {found}; classification needs two or more: {EXPECTED}.")
-    for split in splits[1:]:
-        unknown = [name for name in inside[split] if name not in class_names]
-        if unknown or not inside[split]:
+    filled = {"/".join(entry.path.split("/")[: depth + 1]) for entry in entries if entry.kind in ("file", "bad")}
+    class_names = inside[above_classes["train"]]
+    for split, folder in above_classes.items():
+        where, classes = root / folder, {f"{folder}/{name}".lstrip("/"): name for name in inside[folder]}
+        _check_classes(where, {name: inside[path] for path, name in classes.items()}, bool(with_files & {*classes}))
+        if split == "train" and len(classes) < 2:
+            found = f"only one class, {class_names[0]!r}" if classes else "no class folders"
+            raise ValueError(f"{where} holds {found}; classification needs two or more: {EXPECTED}.")
+        unknown = [name for name in inside[folder] if name not in class_names]
+        if unknown or not classes:
             found = f"the class {unknown[0]!r}, which {root / 'train'} does not have" if unknown else "no class folders"
             raise ValueError(
-                f"{root / split} holds {found}. If its images have no labels: use `predict` for them, and move "
-                f"{split}/ out of {root}."
+                f"{where} holds {found}. If its images have no labels: use `predict` for them, and move {split}/ out "
+                f"of {root}."
             )
+        for path in classes:
+            if path not in filled:
+                raise ValueError(f"The class folder {root / path} holds no images: add some or remove it.")
 
     labels = {name: label for label, name in enumerate(class_names)}
-    items: dict[str, list[Item]] = {split: [] for split in splits}
-    bad, passed_over, filled = [], [], set()
+    items: dict[str, list[Item]] = {split: [] for split in above_classes}
+    bad, passed_over = [], []
     for path, kind, about in entries:
         parts = path.split("/")
-        if kind == "leftover":
-            passed_over.append(path)
-        elif kind == "bad":
+        if kind == "bad":
             bad.append(f"{path}: {about}")
         elif kind == "file" and len(parts) >= depth + 2:
-            items[parts[0] if has_splits else ""].append(Item(path, labels[parts[depth]], about))
+            items[parts[0] if has_splits else "train"].append(Item(path, labels[parts[depth]], about))
         elif kind == "file" and is_image(str(root / path)):
             bad.append(f"{path}: is in no class folder")
-        elif kind == "file":
+        elif kind != "folder":
             passed_over.append(path)
-        if kind in ("file", "bad"):
-            filled.add("/".join(parts[: depth + 1]))
-    for split in splits:
-        for name in inside[split]:
-            if f"{split}/{name}".lstrip("/") not in filled:
-                raise ValueError(f"The class folder {root / split / name} holds no images: add some or remove it.")
-        items[split].sort(key=lambda item: (item.label, item.path))
-    named = {split or "train": items[split] for split in splits}
-    return Tree(class_names, named, has_splits, sorted(bad), passed_over)
+    for found_items in items.values():
+        found_items.sort(key=lambda item: (item.label, item.path))
+    return Tree(class_names, items, has_splits, sorted(bad), passed_over)
 
 
-def _entries(root: Path) -> Iterator[Entry]:
+def _entries(root: Path, cache: Path | None) -> Iterator[Entry]:
     if not root.exists():
         raise FileNotFoundError(f"The image folder {root} does not exist ({root.absolute()}): {EXPECTED}.")
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, not a folder: {EXPECTED}.")
-    return walk(root)
+    return walk(root, cache)
 
 
 def _split_of(name: str) -> str | None:
@@ -201,13 +185,9 @@ def _has_splits(root: Path, inside: dict[str, list[str]]) -> bool:
     return False
 
 
-def _check_classes(where: Path, classes: dict[str, list[str]], have_files: set[str]) -> None:
-    """Raises ValueError if the folders in class folders look like splits, or like the classes.
-
-    Args:
-        classes: the names of the folders in each class folder.
-        have_files: the class folders that hold files themselves.
-    """
+def _check_classes(where: Path, classes: dict[str, list[str]], have_files: bool) -> None:
+    """Raises ValueError if the folders in class folders (by class) look like splits, or like the classes. `have_files`
+    says whether any class folder holds files itself."""
     for name, below in classes.items():
         if len(set(map(_split_of, below)) - {None}) >= 2:
             raise ValueError(

@@ -45,9 +45,3 @@ def test_pixels_are_the_bilinear_enlargement():
         assert torch.equal(image[0], image[1])
         assert torch.equal(image[0], image[2])
         assert expected[image[0].numpy().tobytes()] == label
-
-
-def test_the_split_is_the_same_every_time():
-    first, second = Digits().load("test"), Digits().load("test")
-    assert torch.equal(first.images, second.images)
-    assert torch.equal(first.labels, second.labels)

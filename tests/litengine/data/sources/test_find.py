@@ -29,27 +29,21 @@ IN_PETS = ["pets/A.JPG", "pets/b.png", "pets/deep/cat.png"]
         (["one.png"], ["one.png"]),
         (["pets/notes.txt"], ["pets/notes.txt"]),  # asked for by name: it is tried
         (["pets"], IN_PETS),
-        (["pets/"], IN_PETS),
         (["pets/*"], IN_PETS),
-        (["pets/*.png"], ["pets/b.png"]),
         (["p?ts/[ab].png"], ["pets/b.png"]),
         (["**/*.png"], ["one.png", "pets/b.png", "pets/deep/cat.png"]),
         (["pets/**"], IN_PETS),
         (["one.png", "pets", "pets/b.png", "*.png"], ["one.png", *IN_PETS]),  # each once
         (["pets/b.png", "one.png"], ["pets/b.png", "one.png"]),  # in the order of the words
-        (["./one.png"], ["./one.png"]),
     ],
 )
 def test_files_folders_and_globs(words, found, files):
     assert find_images(words) == found
 
 
-def test_absolute_paths_and_home(files, monkeypatch):
+def test_a_home_and_a_name_with_brackets(files, monkeypatch):
     monkeypatch.setenv("HOME", str(files))
     assert find_images(["~/pets/*.png"]) == [str(files / "pets/b.png")]
-
-
-def test_a_name_with_brackets_is_a_file_first(files):
     os.rename("one.png", "one [1].png")
     assert find_images(["one [1].png"]) == ["one [1].png"]
 
@@ -61,11 +55,11 @@ def test_links_are_followed_and_loops_are_not(files):
     assert len(find_images(["linked"])) == 4
 
 
-@pytest.mark.parametrize("name", ["a.jfif", "a.avif", "a.qoi", "a.tga", "untitled", "photo.jpg_large"])
-def test_every_format_counts_whatever_its_name(name, files):
-    format = {".avif": "AVIF", ".qoi": "QOI", ".tga": "TGA"}.get(os.path.splitext(name)[1], "JPEG")
-    Image.new("RGB", (8, 8)).save(f"pets/{name}", format)
-    assert f"pets/{name}" in find_images(["pets"])
+def test_every_format_counts_whatever_its_name(files):
+    formats = {"a.jfif": "JPEG", "a.avif": "AVIF", "a.qoi": "QOI", "a.tga": "TGA", "untitled": "JPEG", "b.jp_g": "JPEG"}
+    for name, format in formats.items():
+        Image.new("RGB", (8, 8)).save(f"pets/deep/{name}", format)
+    assert find_images(["pets/deep"]) == sorted(f"pets/deep/{name}" for name in [*formats, "cat.png"])
 
 
 def test_what_is_left_out_is_counted(files, caplog):
@@ -87,12 +81,9 @@ def test_bad_entries_named_like_images_are_kept_for_their_reason(files):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("on.png", "there is no file or folder on.png: did you mean one.png?"),
         ("pets/deep/cap.png", "there is no file or folder pets/deep/cap.png: did you mean pets/deep/cat.png?"),
-        ("zzz", "there is no file or folder zzz"),
         ("pats/b.png", "there is no folder pats, and so no pats/b.png"),
         ("", "there is no file or folder "),
-        ("*.webp", "no image matches *.webp"),
         ("pets/*.txt", "no image matches pets/*.txt"),
         ("empty", "the folder empty holds no images"),
     ],

@@ -1,3 +1,4 @@
+import hashlib
 import threading
 from itertools import pairwise
 
@@ -43,18 +44,14 @@ def test_it_stands_for_a_tensor():
     assert torch.equal(images[index], store.pixels[index])
     images[index].fill_(7)  # new memory
     assert torch.equal(images[index], store.pixels[index])
+    del store.reads[:]
+    for first in range(0, 25, 5):
+        assert torch.equal(images[torch.arange(first, first + 5)], store.pixels[first : first + 5])
+    assert store.reads == [1, 2] and store.open == 1  # neighbours are read once; 0 was still open
 
 
-def test_neighbours_asked_for_one_after_the_other_are_read_once():
-    store = Store(30, 10)
-    for first in range(0, 30, 5):
-        assert torch.equal(store.shards[torch.arange(first, first + 5)], store.pixels[first : first + 5])
-    assert store.reads == [0, 1, 2]
-    assert store.open == 1
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 16, 24, 128])
-@pytest.mark.parametrize(("images", "per_shard"), [(5, 10), (100, 10), (995, 10), (3203, 31)])
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 128])
+@pytest.mark.parametrize(("images", "per_shard"), [(5, 10), (995, 10), (3203, 31)])
 def test_an_order_has_every_image_once(images, per_shard, batch_size):
     indices = np.delete(np.arange(images), [1, 3])
     order = Store(images, per_shard).shards.order(indices, np.random.default_rng(0), batch_size)
@@ -64,14 +61,14 @@ def test_an_order_has_every_image_once(images, per_shard, batch_size):
 
 def test_an_order_is_a_function_of_its_generator():
     images = Store(1000, 10).shards
-    orders = [images.order(np.arange(1000), np.random.default_rng(seed), 32) for seed in (0, 0, 1)]
-    assert np.array_equal(orders[0], orders[1])
-    assert not np.array_equal(orders[0], orders[2])
-
-
-def test_few_shards_make_a_whole_shuffle():
-    order = Store(90, 10).shards.order(np.arange(90), np.random.default_rng(0), 32)
-    assert np.array_equal(order, np.random.default_rng(0).permutation(90))
+    first, other = (images.order(np.arange(1000), np.random.default_rng(seed), 32) for seed in (0, 1))
+    assert (
+        hashlib.sha256(first.tobytes()).hexdigest()
+        == "633d384bc1b06cfe88e3c55635bef58083a00b701b2b63d1d0dd63f4ef3eb708"
+    )
+    assert not np.array_equal(first, other)
+    few = Store(90, 10).shards.order(np.arange(90), np.random.default_rng(0), 32)
+    assert np.array_equal(few, np.random.default_rng(0).permutation(90))
 
 
 def test_a_batch_is_mixed_from_sixteen_shards_and_the_next_one_from_the_same():
@@ -82,14 +79,7 @@ def test_a_batch_is_mixed_from_sixteen_shards_and_the_next_one_from_the_same():
     assert changes == ([0] * 9 + [16]) * 9 + [0] * 9  # 2 images of each of 16 shards of 20
 
 
-def test_images_of_a_shard_do_not_stay_neighbours_in_the_next_epoch():
-    images = Store(3200, 20).shards
-    first, second = (images.order(np.arange(3200), np.random.default_rng((0, epoch)), 32) for epoch in (0, 1))
-    places = np.argsort(second)[first].reshape(-1, 32) // 32  # the batch in epoch 1 of each image of a batch in epoch 0
-    assert np.mean([len(np.unique(batch)) for batch in places]) > 20
-
-
-@pytest.mark.parametrize("processes", [2, 4, 16])
+@pytest.mark.parametrize("processes", [2, 16])
 def test_every_process_reads_shards_of_its_own(processes):
     images = Store(3200, 20).shards
     order = images.order(np.arange(3200), np.random.default_rng(0), 32).reshape(-1, processes, 32 // processes)
@@ -120,7 +110,7 @@ def test_shards_are_read_ahead_of_their_use():
     assert set(store.reads) == needed | ahead
 
 
-@pytest.mark.parametrize("start", [1, 50, 99])
+@pytest.mark.parametrize("start", [1, 99])
 def test_a_resumed_epoch_has_the_same_batches_and_reads_what_they_need(start):
     store, again = Store(3203, 20), Store(3203, 20)
     options = {"shuffle": True, "augment": [RandomCrop(2)], "seed": 3}
@@ -131,8 +121,8 @@ def test_a_resumed_epoch_has_the_same_batches_and_reads_what_they_need(start):
     assert set(again.reads) == set(loader.order(0)[start * 32 :] // 20)
 
 
-@pytest.mark.parametrize("processes", [2, 3, 5])
-def test_several_processes_see_the_batches_of_one(processes):
+def test_several_processes_see_the_batches_of_one():
+    processes = 3
     options = {"shuffle": True, "augment": [RandomCrop(2)], "seed": 3}
     alone = list(BatchLoader(Store(403, 10).shards, torch.arange(403), 32, **options))
     of_each = [

@@ -66,9 +66,9 @@ class Named(Listed):
 
 
 @pytest.mark.parametrize("by", ["classes", "class_to_idx"])
-@pytest.mark.parametrize("wrap", [lambda dataset: dataset, lambda dataset: Subset(dataset, [0, 1])])
-def test_labels_are_matched_by_name(by, wrap):
-    source = TorchDataset(Named("a", "b", "c", by=by), test=wrap(Named("b", "c", by=by)), val=Named("c", "a", by=by))
+def test_labels_are_matched_by_name(by):
+    test = Subset(Named("b", "c", by=by), [0, 1])
+    source = TorchDataset(Named("a", "b", "c", by=by), test=test, val=Named("c", "a", by=by))
     assert source.class_names == ["a", "b", "c"]
     assert source.load("train").labels.tolist() == [0, 1, 2]
     assert source.load("test").labels.tolist() == [1, 2]
@@ -102,24 +102,13 @@ def test_a_label_outside_the_classes_is_named():
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (RGB.astype(np.float32), "0..1 is needed"),
-        (np.full((4, 4), np.nan), "0..1 is needed"),
-        (RGB.astype(np.int64), "type int64"),
-        (np.zeros((2, 6, 6), np.uint8), r"shape \(2, 6, 6\)"),
-        ("cat.png", "shape"),
-    ],
+    ("item", "message"),
+    [((RGB.astype(np.float32), 0), "ValueError: .*0..1 is needed"), (None, "TypeError: [^\n]*$")],
 )
-def test_an_image_that_is_none_is_named(image, message):
-    with pytest.raises(ValueError, match=rf"train\[1\] cannot be used: ValueError: .*({message})"):
-        source_of((RGB, 0), (image, 0)).prepare()
-
-
-def test_an_error_of_the_dataset_is_one_line_even_from_a_worker():
+def test_an_image_that_is_none_is_one_line_even_from_a_worker(item, message):
     items = [made_up(index) for index in range(600)]
-    items[510] = None
-    with pytest.raises(ValueError, match=r"^train\[510\] cannot be used: TypeError: [^\n]*$"):
+    items[510] = item
+    with pytest.raises(ValueError, match=rf"^train\[510\] cannot be used: {message}"):
         TorchDataset(Listed(items=items), image_size=8).prepare()
 
 

@@ -8,13 +8,6 @@ from PIL import Image
 from litengine.data.sources.tree import Entry, fingerprint, scan, walk
 
 
-@pytest.fixture
-def place(tmp_path):
-    """An empty folder; tmp_path itself also holds the home directory of the test."""
-    (tmp_path / "place").mkdir()
-    return tmp_path / "place"
-
-
 def plant(root, *paths):
     for path in paths:
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -24,23 +17,6 @@ def plant(root, *paths):
 
 def splits(tree):
     return {split: [(path, label) for path, label, _ in items] for split, items in tree.splits.items()}
-
-
-def test_flat_layout(place):
-    plant(place, "b/2.JPG", "b/10.jpeg", "b/deep/er/1", "a/x.tif", "readme.md")
-    tree = scan(place)
-    assert tree.class_names == ["a", "b"]
-    assert not tree.has_splits
-    assert tree.bad == [] and tree.passed_over == ["readme.md"]
-    assert splits(tree) == {"train": [("a/x.tif", 0), ("b/10.jpeg", 1), ("b/2.JPG", 1), ("b/deep/er/1", 1)]}
-
-
-def test_split_layout(place):
-    plant(place, "train/b/1.png", "train/a/1.png", "test/b/1.gif")
-    tree = scan(place)
-    assert tree.class_names == ["a", "b"]
-    assert tree.has_splits
-    assert splits(tree) == {"train": [("train/a/1.png", 0), ("train/b/1.png", 1)], "test": [("test/b/1.gif", 1)]}
 
 
 LEFTOVERS = [".git", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", ".Trash-1000", "System Volume Information"]
@@ -55,12 +31,33 @@ def test_leftovers_of_systems_are_passed_over_and_listed(place):
     assert sorted(tree.passed_over) == sorted([*(f"train/{name}" for name in LEFTOVERS), "@eaDir", *files])
 
 
+def test_the_cache_below_the_root_is_left_out(place):
+    plant(place, "a/1.png", "b/1.png")
+    before = fingerprint(place, place / "cache")
+    plant(place, "cache/images-1/train.pixels")
+    assert scan(place, place / "cache").class_names == ["a", "b"]
+    assert fingerprint(place, place / "cache") == before != fingerprint(place)
+
+
 def test_images_outside_class_folders_are_bad(place):
     plant(place, "train/a/1.png", "train/b/1.png", "train/stray.png", "stray.jpg", "notes.txt")
     Image.new("RGB", (2, 2)).save(place / "untitled", "PNG")
     tree = scan(place)
     assert tree.bad == [f"{path}: is in no class folder" for path in ("stray.jpg", "train/stray.png", "untitled")]
     assert tree.passed_over == ["notes.txt"]
+
+
+def test_the_layouts(place):
+    plant(place / "flat", "b/2.JPG", "b/10.jpeg", "b/deep/er/1", "readme.md")
+    plant(place / "elsewhere", "x.tif")
+    (place / "flat/a").symlink_to(place / "elsewhere")
+    flat = scan(place / "flat")
+    assert (flat.class_names, flat.has_splits, flat.bad, flat.passed_over) == (["a", "b"], False, [], ["readme.md"])
+    assert splits(flat) == {"train": [("a/x.tif", 0), ("b/10.jpeg", 1), ("b/2.JPG", 1), ("b/deep/er/1", 1)]}
+    plant(place / "split", "train/b/1.png", "train/a/1.png", "test/b/1.gif")
+    split = scan(place / "split")
+    assert split.class_names == ["a", "b"] and split.has_splits
+    assert splits(split) == {"train": [("train/a/1.png", 0), ("train/b/1.png", 1)], "test": [("test/b/1.gif", 1)]}
 
 
 @pytest.mark.parametrize(
@@ -83,9 +80,12 @@ CLASSES = ("cat/1.png", "dog/1.png")
 
 
 @pytest.mark.parametrize(
-    "train", ["Train", "TRAIN", "training", "training_set", "train-images", "seg_train", "TrainData"]
+    ("train", "test"),
+    [
+        *(("Train", "Test"), ("TRAIN", None), ("training", "valid"), ("training_set", "test_set")),
+        *(("train-images", "Test"), ("seg_train", "seg_test"), ("TrainData", None)),
+    ],
 )
-@pytest.mark.parametrize("test", ["Test", "valid", None])
 def test_splits_with_other_names_are_refused(place, train, test):
     plant(place, *(f"{train}/{path}" for path in CLASSES), *(f"{test}/{path}" for path in CLASSES if test))
     with pytest.raises(ValueError, match=rf"{train}/.* like splits.*Name the splits train/, val/ and test/"):
@@ -147,13 +147,6 @@ def test_bad_entries_do_not_end_a_scan(place, monkeypatch):
     assert splits(tree) == {"train": [("a/1.png", 0), ("a/fifo.png", 0), ("b/1.png", 1)]}  # not opened here
     assert Entry("b/loop", "bad", "is too deep, or a link to a folder above it") in walk(place)
     assert stat.S_ISFIFO((place / "a/fifo.png").stat().st_mode)
-
-
-def test_links_are_followed(place):
-    plant(place / "elsewhere", "1.png")
-    plant(place / "root", "a/1.png")
-    (place / "root/b").symlink_to(place / "elsewhere")
-    assert splits(scan(place / "root"))["train"] == [("a/1.png", 0), ("b/1.png", 1)]
 
 
 def test_the_fingerprint_sees_every_change_but_leftovers(place):

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from litengine.data.splits import evenly_mixed, stratified_split
+
+
+def test_a_rare_class_has_an_image_on_both_sides():
+    labels = np.repeat([0, 1, 2], [498, 2, 3])
+    for seed in range(5):
+        kept, held_out = stratified_split(labels, 0.1, seed)
+        assert np.array_equal(np.sort([*kept, *held_out]), np.arange(503))
+        counts = np.bincount(labels[held_out])
+        assert counts.min() == 1 and abs(counts[0] - 50) <= 1
+        assert set(labels[kept]) == {0, 1, 2}
+    with pytest.raises(ValueError, match="cannot be held out class by class"):
+        stratified_split(np.repeat([0, 1], [9, 1]), 0.1, 0)
+
+
+def test_the_first_images_of_a_mixed_order_are_of_all_classes():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])  # sorted by class, as a folder is
+    order = evenly_mixed(labels)
+    assert np.array_equal(np.sort(order), np.arange(100))
+    for first in range(10, 101, 10):
+        counts = np.bincount(labels[order[:first]], minlength=3)
+        assert np.abs(counts - first * np.array([0.6, 0.3, 0.1])).max() <= 1
