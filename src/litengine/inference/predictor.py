@@ -27,15 +27,10 @@ LARGEST = 4096  # height and width of the network's images: a checkpoint that na
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
-    """The probabilities of one image.
+    """The probabilities of one image."""
 
-    Attributes:
-        probabilities: float32 (classes,), sum 1.
-        class_names: by label.
-    """
-
-    probabilities: NDArray[np.float32]
-    class_names: Sequence[str]
+    probabilities: NDArray[np.float32]  # (classes,), sum 1
+    class_names: Sequence[str]  # by label
 
     @property
     def label(self) -> str:
@@ -61,15 +56,11 @@ class Classifier(nn.Module):
 
     Args:
         network: maps float images (N, C, H, W) to logits (N, classes).
-        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if it was fitted,
-            temperature.
-
-    Attributes:
-        class_names: by label.
-        image_shape: (C, H, W) of the images that it was trained on.
+        facts: `data` of a checkpoint: class_names by label, image_shape (C, H, W), mean, std, tta, channels_last and,
+            if it was fitted, temperature.
 
     Raises:
-        KeyError, TypeError, ValueError: for facts that are missing or no such facts.
+        KeyError, TypeError, ValueError: for missing or wrong facts.
     """
 
     def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -102,13 +93,7 @@ class Classifier(nn.Module):
 class Predictor:
     """Classifies images with a trained classifier, which it puts on `device` and into evaluation mode.
 
-    Images are prepared as for validation: upright, RGB, shorter side resized to the size in the checkpoint, centre
-    cropped.
-
-    Attributes:
-        classifier: normalisation and network.
-        device: the device it is on.
-        image_size: height and width of the network's images, in pixels.
+    Images are prepared as for validation: upright, RGB, shorter side resized to `image_size`, centre cropped.
 
     Raises:
         ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
@@ -122,13 +107,9 @@ class Predictor:
                 f"channels, of 1 to {LARGEST:,} pixels"
             )
         self.image_size = shape[1]
+        self.class_names = classifier.class_names
         self.device = torch.device(device)
         self.classifier = classifier.to(self.device).eval()
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, by label."""
-        return self.classifier.class_names
 
     @overload
     def predict(self, images: str | os.PathLike[str] | Image.Image, batch_size: int = ...) -> Prediction: ...
@@ -137,27 +118,23 @@ class Predictor:
     @overload
     def predict(self, images: Any, batch_size: int = ...) -> Any: ...
     def predict(self, images: Any, batch_size: int = 128) -> Prediction | list[Prediction]:
-        """The prediction for each image.
+        """The prediction for one image, or a list of predictions for several.
 
         Args:
-            images: one image or several. One is a path, a PIL image, or an array or tensor (H, W), (H, W, C) or
-                (C, H, W) with 1, 3 or 4 channels, uint8 0..255 or float 0..1. Several are a list or tuple of such, or
-                one array or tensor (N, H, W, C) or (N, C, H, W).
+            images: one image is a path, a PIL image, or an array or tensor (H, W), (H, W, C) or (C, H, W) with 1, 3 or
+                4 channels, uint8 0..255 or float 0..1. Several are a list or tuple of such, or one array or tensor
+                (N, H, W, C) or (N, C, H, W).
             batch_size: images at once through the network.
-
-        Returns:
-            A Prediction for one image, a list of them for several.
 
         Raises:
             FileNotFoundError, ValueError: for anything that is no image; the message names it.
         """
         if isinstance(images, str | Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
             return self._predict([self.prepare(images)])[0]
-        items = list(images)
+        named = [(image, f"images[{index}]") for index, image in enumerate(images)]
         predictions: list[Prediction] = []
-        for first in range(0, len(items), batch_size):
-            batch = items[first : first + batch_size]
-            predictions += self._predict([self.prepare(image, f"images[{first + i}]") for i, image in enumerate(batch)])
+        for first in range(0, len(named), batch_size):
+            predictions += self._predict([self.prepare(*item) for item in named[first : first + batch_size]])
         return predictions
 
     def prepare(self, image: Any, name: str = "the image") -> NDArray[np.uint8]:
@@ -199,12 +176,9 @@ class Predictor:
 
 
 class Ensemble(Predictor):
-    """Averages the probabilities of several predictors.
+    """Averages the probabilities of several predictors, by their names. Its `classifier` is that of the first one.
 
-    Its `classifier` is that of the first one.
-
-    Raises:
-        ValueError: if they differ in their classes or in the size of their images.
+    Raises ValueError if they differ in their classes or in the size of their images.
     """
 
     def __init__(self, members: Mapping[str, Predictor]) -> None:
@@ -228,14 +202,10 @@ def load_several(
     device: torch.device | str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Predictor:
-    """One predictor from one checkpoint or several, whose probabilities it averages.
+    """One predictor that averages the probabilities of one checkpoint or several.
 
-    Args:
-        paths: checkpoints; a folder stands for the best checkpoint of each run in it, such as that of a study.
-        device, trust: see `load`.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as `load`; for a folder without checkpoints; for none at all.
+    A folder stands for the best checkpoint of each run in it, such as that of a study. For `device`, `trust` and errors
+    see `load`.
     """
     files = [file for path in paths for file in checkpoints_in(Path(path))]
     members = {str(file): load(file, device, trust) for file in files}
@@ -248,9 +218,6 @@ def checkpoints_in(path: Path) -> list[Path]:
     """The file itself; of a folder the best checkpoint (without validation the last) of each run in it.
 
     Of runs that share a name, such as the tries of one fold, only the newest counts.
-
-    Raises:
-        FileNotFoundError: if the folder has no checkpoints.
     """
     if not path.is_dir():
         return [path]
@@ -302,7 +269,5 @@ def _all(kinds: Any, values: Any) -> list[Any]:
     return list(values)
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _best_device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

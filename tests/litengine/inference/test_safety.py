@@ -295,9 +295,9 @@ def circular() -> list[Any]:
         ({"model.network": {"class_path": "evil.Net"}}, "it may set name, seed_everything, model and data"),
         ({"trainer": {"callbacks": "evil.Net"}}, "the checkpoint sets trainer"),
         ({"config": "hidden"}, "the checkpoint sets config"),
-        ({"name": "../../elsewhere"}, "a plain name is needed"),
-        ({"name": ["a"]}, "a name or a number is needed"),
-        ({"seed_everything": {"class_path": "evil.Net"}}, "a name or a number is needed"),
+        ({"name": "../../elsewhere"}, "a plain name or a number is needed"),
+        ({"name": ["a"]}, "a plain name or a number is needed"),
+        ({"seed_everything": {"class_path": "evil.Net"}}, "a plain name or a number is needed"),
         (network(["evil", "Net"]), "is no full import path"),
         ({"model": {"network": {"init_args": {}}}}, "class_path is needed"),
         ({"model": {"network": {**spec(NETWORK), "__path__": "hidden"}}}, "class_path is needed"),
@@ -319,9 +319,7 @@ def circular() -> list[Any]:
 )
 def test_ways_around_are_closed(config: Any, said: str) -> None:
     Path("hidden").write_text("class_path: evil.Net")
-    start = time.monotonic()
     assert said in refused(config)
-    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(
