@@ -1,12 +1,11 @@
 """A checkpoint as a classifier of images: for Python programs and the verbs predict, export and demo."""
 
-import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from litengine import __version__
 from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
-from litengine.inference.safe_config import read_for_prediction
+from litengine.inference.safe_config import check_facts, read_for_prediction
 from litengine.network import build_network
 from litengine.normalize import Normalize
 from litengine.training.checkpoint_files import BEST, LAST
@@ -60,24 +59,18 @@ class Classifier(nn.Module):
             if it was fitted, temperature.
 
     Raises:
-        KeyError, TypeError, ValueError: for missing or wrong facts.
+        ValueError: for missing or wrong facts.
     """
 
     def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.class_names = _all(str, facts["class_names"])
-        self.image_shape = tuple(_all(int, facts["image_shape"]))
+        check_facts(facts)
+        self.class_names = list(facts["class_names"])
+        self.image_shape = tuple(facts["image_shape"])
         self.tta: TTA = facts["tta"]
-        if self.tta not in get_args(TTA):
-            raise ValueError(f"its tta is {self.tta!r}: {', '.join(get_args(TTA))} are known")
         self.temperature = float(facts.get("temperature", 1.0))
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"its temperature is {self.temperature}: a positive number is needed")
         self.normalize = Normalize(bool(facts["channels_last"]))
-        mean, std = _all(float | int, facts["mean"]), _all(float | int, facts["std"])
-        if len(mean) != len(std) or len(mean) not in (1, *self.image_shape[:1]):
-            raise ValueError(f"it has {len(mean)} means and {len(std)} deviations for images {self.image_shape}")
-        self.normalize.set(mean, std)
+        self.normalize.set(facts["mean"], facts["std"])
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -261,12 +254,6 @@ def load(
     if classifier.normalize.channels_last:
         classifier.network.to(memory_format=torch.channels_last)
     return Predictor(classifier, device or _best_device())
-
-
-def _all(kinds: Any, values: Any) -> list[Any]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
-        raise TypeError(f"{textwrap.shorten(repr(values), 80)} are no facts of a classifier")
-    return list(values)
 
 
 def _best_device() -> torch.device:

@@ -6,13 +6,15 @@ checked here, before anything that it names is imported. docs/security.md states
 
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -33,6 +35,7 @@ from litengine.network import (
 )
 from litengine.terminal import print_line
 from litengine.training import checkpoint_files
+from litengine.views import TTA
 
 # Only public classes that are defined here; the rest of these packages reads files, downloads and compiles.
 PARTS = (
@@ -76,7 +79,13 @@ def read_config(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> di
         FileNotFoundError, OSError: if the file cannot be read.
         ValueError: if it is damaged, or names what it may not.
     """
-    config, ignored = check_config(_read(path, trusted)["config"], trusted)
+    content = _read(path, trusted)
+    try:
+        check_facts(content["data"])
+        _check_counters(content.get("loops"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no intact checkpoint: {error}") from error
+    config, ignored = check_config(content["config"], trusted)
     for key in ignored:
         print_line(f"{key} of the checkpoint is not used (docs/security.md): give it by a flag if you want it")
     # a second wall: jsonargparse now enforces its own list of what no config may name
@@ -133,6 +142,23 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     return checked, checker.ignored
 
 
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError if facts of the data, as a checkpoint has them under `data`, are missing or of a wrong type."""
+    kinds: dict[str, Any] = {"class_names": str, "image_shape": int, "mean": float | int, "std": float | int}
+    for name, kind in kinds.items():
+        values = facts.get(name)
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"its {name} is {textwrap.shorten(repr(values), 80)}")
+    temperature, channels = facts.get("temperature", 1.0), len(facts["mean"])
+    if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
+        raise ValueError(f"its temperature is {temperature!r}: a positive number is needed")
+    if facts.get("tta") not in get_args(TTA):
+        raise ValueError(f"its tta is {facts.get('tta')!r}: {', '.join(get_args(TTA))} are known")
+    if channels != len(facts["std"]) or channels not in (1, *facts["image_shape"][:1]):
+        deviations, shape = len(facts["std"]), list(facts["image_shape"])
+        raise ValueError(f"it has {channels} means and {deviations} deviations for images {shape}")
+
+
 def check_can_be_read(config: Mapping[str, Any]) -> None:
     """Raises ValueError if no checkpoint with this config could be opened, whatever is trusted."""
     try:
@@ -150,6 +176,17 @@ def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any
     _check_size(content["data"])
     content["config"] = project.renamed(content["config"], trusted)
     return content
+
+
+def _check_counters(loops: Any) -> None:
+    """Raises ValueError if a counter in the state of the Trainer's loops is no number."""
+    values: list[Any] = [loops]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping):
+            values += [inner for name, inner in value.items() if not str(name).endswith("state_dict")]
+        elif not isinstance(value, int | None):
+            raise ValueError(f"a counter in its loops is {textwrap.shorten(repr(value), 80)}")
 
 
 def _check_size(config: Any) -> None:

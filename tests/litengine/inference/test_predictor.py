@@ -242,9 +242,10 @@ def test_a_damaged_checkpoint_is_told(predictor: Predictor) -> None:
         (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden=9), "size mismatch for network.head"),
         (lambda c: c.pop("state_dict"), "it has no 'state_dict'"),
         (lambda c: c["state_dict"].popitem(), r'Missing key\(s\) in state_dict: "network.head.4.bias"'),
-        (lambda c: c["data"].pop("mean"), "it has no 'mean'"),
+        (lambda c: c["data"].pop("mean"), "its mean is None"),
         (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
-        (lambda c: c["data"].update(class_names=[1, 2, 3]), "are no facts of a classifier"),
+        (lambda c: c["data"].update(class_names=[1, 2, 3]), r"its class_names is \[1, 2, 3\]"),
+        (lambda c: c["data"].update(temperature="hot"), "its temperature is 'hot'"),
         (lambda c: c["data"].update(mean=[0.0, 0.0]), "it has 2 means and 3 deviations for images"),
     ],
 )
