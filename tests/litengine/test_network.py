@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from litengine.data import Digits
 from litengine.network import build_network, facts_taken, pretrained_weights
 
+ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"]
 MODULE = """
 from torch import nn
 
@@ -71,7 +72,7 @@ def test_untyped_code_is_fitted_resumed_tested_and_loaded(theirs, capsys):
     fit_by_path("theirs.Flat", "--model.network.width", "2")
     assert "channels_last: off" in capsys.readouterr().out  # it uses .view
     main(["fit", "--resume", "last", "--trainer.max_epochs", "2"])
-    main(["test", "--ckpt_path", "best.ckpt", "--trust", "theirs", "--trainer.accelerator", "cpu"])
+    main(["test", "--ckpt_path", "best.ckpt", "--trust", "theirs", *ON_CPU])
     images = Digits().load("test").images[:5]
     assert load("best.ckpt", "cpu", trust="theirs").probabilities(images).shape == (5, 10)
     with pytest.raises(SystemExit) as stopped:  # a stranger's checkpoint names no code that is not trusted
@@ -172,7 +173,7 @@ def test_pretrained_weights_come_from_their_file_and_are_needed_once(monkeypatch
     recorded = torch.load("best.ckpt", weights_only=True)
     torch.testing.assert_close(recorded["state_dict"]["network.layers.0.weight"], theirs.layers[0].weight.detach())
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
-    main(["test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu"])
+    main(["test", "--ckpt_path", "best.ckpt", *ON_CPU])
     assert build_network(recorded["config"]["model"]["network"]).classifier[1].out_features == 10
 
 

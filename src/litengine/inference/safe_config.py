@@ -149,11 +149,11 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         values = facts.get(name)
         if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
             raise ValueError(f"its {name} is {textwrap.shorten(repr(values), 80)}")
-    temperature, channels = facts.get("temperature", 1.0), len(facts["mean"])
+    temperature, tta, channels = facts.get("temperature", 1.0), facts.get("tta", "none"), len(facts["mean"])
     if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
         raise ValueError(f"its temperature is {temperature!r}: a positive number is needed")
-    if facts.get("tta") not in get_args(TTA):
-        raise ValueError(f"its tta is {facts.get('tta')!r}: {', '.join(get_args(TTA))} are known")
+    if tta not in get_args(TTA):
+        raise ValueError(f"its tta is {tta!r}: {', '.join(get_args(TTA))} are known")
     if channels != len(facts["std"]) or channels not in (1, *facts["image_shape"][:1]):
         deviations, shape = len(facts["std"]), list(facts["image_shape"])
         raise ValueError(f"it has {channels} means and {deviations} deviations for images {shape}")

@@ -126,7 +126,6 @@ def awakened(network: nn.Module, head: nn.Linear) -> nn.Module:
 def save(network: nn.Module, spec: dict[str, Any], path: str = "best.ckpt", **content: Any) -> str:
     """What `fit` writes, as far as it is needed."""
     made = {
-        "litcnn": "0.1.0",
         "config": {"model": {"network": spec}},
         "data": {
             **{"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": STD},
@@ -250,8 +249,8 @@ def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
 @pytest.mark.parametrize(
     ("network", "format"),
     [
-        ("timm.create_model", "torch"),
         ("timm.create_model", "safetensors"),
+        pytest.param("timm.create_model", "torch", marks=pytest.mark.slow),
         pytest.param("timm.create_model", "onnx", marks=pytest.mark.slow),
         pytest.param("torchvision.models.resnet18", "torch", marks=pytest.mark.slow),
         pytest.param("torchvision.models.resnet18", "onnx", marks=pytest.mark.slow),
@@ -515,6 +514,7 @@ def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str
         torch.testing.assert_close(use(path, images), predictor.probabilities(images))
 
 
+@pytest.mark.slow
 def test_an_operator_that_onnx_lacks(strange: Callable[[str], str]) -> None:
     checkpoint = strange("Bessel")
     with pytest.raises(ValueError, match=r"^Bessel cannot be exported to onnx: .*bessel_j0.*\. Try --format torch$"):
