@@ -92,7 +92,7 @@ def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
     environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"} | {
         "TMPDIR": str(place / "tmp"),
         "HOME": str(place / "home"),
-        "PYTHONPATH": str(place / "site"),
+        "PYTHONPATH": os.pathsep.join([str(place / "site"), os.environ.get("PYTHONPATH", "")]),
         "HOSTS": str(place / "hosts"),
         **proxies,
     }

@@ -394,33 +394,17 @@ def test_every_torchvision_and_timm_classifier_passes() -> None:
     assert len(TORCHVISION) >= 80 and len(TIMM) > 1000
 
 
+WEIGHTED = ("resnet18", "vit_b_16", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_0", "mnasnet0_5")
 BUILT = [
-    "resnet18",
-    "vit_b_16",
-    "swin_t",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_0",
+    *(spec(f"torchvision.models.{name}", weights="DEFAULT", num_classes=3) for name in WEIGHTED),
+    *(spec(f"timm.models.{name}", pretrained=True) for name in ("convnext_atto", "vit_tiny_patch16_224", "mixnet_s")),
+    spec("torchvision.models.get_model", name="shufflenet_v2_x0_5", weights="DEFAULT"),
+    spec("timm.create_model", model_name="resnet10t.c3_in1k", pretrained=True, checkpoint_path="a.bin"),
+    spec("timm.create_model", model_name="resnet10t", pretrained=True, pretrained_cfg_overlay={"file": "a.bin"}),
 ]
 
 
-@pytest.mark.parametrize(
-    "built",
-    [
-        *(spec(f"torchvision.models.{name}", weights="DEFAULT", num_classes=3) for name in BUILT),
-        spec("torchvision.models.get_model", name="resnet18", weights="DEFAULT", num_classes=3),
-        *(
-            spec(f"timm.models.{name}", pretrained=True, num_classes=3)
-            for name in ("convnext_atto", "vit_tiny_patch16_224", "mixnet_s")
-        ),
-        spec(
-            "timm.create_model", model_name="resnet10t.c3_in1k", pretrained=True, num_classes=3, checkpoint_path="a.bin"
-        ),
-        spec("timm.create_model", model_name="resnet10t", pretrained=True, pretrained_cfg_overlay={"file": "a.bin"}),
-    ],
-    ids=lambda built: str(built["class_path"]),
-)
+@pytest.mark.parametrize("built", BUILT, ids=lambda built: str(built["class_path"]))
 def test_networks_that_started_from_weights_elsewhere_load_without_them(
     built: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
