@@ -41,7 +41,7 @@ def export(ckpt_path: str, format: str = "onnx", trust: list[str] = [], **option
 
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
-AUGMENTATIONS = {"onnx": "flip+shift", "torch": "flip", "safetensors": "none"}
+AUGMENTATIONS = {"onnx": "flip", "torch": "flip+shift", "safetensors": "none"}
 NETWORK: dict[str, Any] = {
     **{"widths": [6, 8], "convolutions": 1, "hidden": 32, "dropout": 0.1},
     **{"image_size": 32, "num_classes": 10},
