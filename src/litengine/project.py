@@ -14,7 +14,7 @@ _paths = ("", "")
 
 
 def use(model: str, data: str) -> None:
-    """Names the project's classes, such as `litcnn.model.ImageClassifier`. Nothing is imported yet."""
+    """Names the project's classes, such as `my_project.model.Model`. Nothing is imported yet."""
     global _paths
     _paths = (model, data)
 

@@ -92,7 +92,7 @@ def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
     environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"} | {
         "TMPDIR": str(place / "tmp"),
         "HOME": str(place / "home"),
-        "PYTHONPATH": str(place / "site"),
+        "PYTHONPATH": os.pathsep.join([str(place / "site"), os.environ.get("PYTHONPATH", "")]),
         "HOSTS": str(place / "hosts"),
         **proxies,
     }
@@ -190,13 +190,13 @@ def drawing(tmp_path: Path) -> Path:
 def read(page: Any, checkpoint: Path, path: Path) -> str:
     """The class in the page, once it is there: that of `litcnn.load`, with all that belongs to it."""
     expected = litcnn.load(checkpoint).predict(path)
-    pictures = page.locator(".litcnn-picture img")
+    pictures = page.locator(".demo-picture img")
     for picture in (pictures.nth(0), pictures.nth(1)):
         playwright.expect(picture).to_have_js_property("naturalWidth", 320, timeout=60_000)  # it is loaded
-    label = str(page.inner_text(".litcnn-classes .output-class"))
+    label = str(page.inner_text(".demo-classes .output-class"))
     assert label == expected.label
     assert page.get_by_text(f"Speaks for {label}").is_visible()
-    bars = page.locator(".litcnn-classes meter")
+    bars = page.locator(".demo-classes meter")
     assert bars.count() == 10
     shown = [float(bar.get_attribute("value")) for bar in bars.all()]
     assert shown == pytest.approx([probability for _, probability in expected.top(10)], abs=1e-5)
@@ -204,9 +204,9 @@ def read(page: Any, checkpoint: Path, path: Path) -> str:
 
 
 def test_choose_a_file(page: Any, checkpoint: Path, drawing: Path) -> None:
-    assert page.title() == "digits · LitCNN"
+    assert page.title() == "digits"
     assert page.inner_text("h1") == "digits"
-    assert "32x32 pixels · 10 classes: 0, 1, 2" in page.inner_text(".litcnn-head")
+    assert "32x32 pixels · 10 classes: 0, 1, 2" in page.inner_text(".demo-head")
     page.set_input_files("input[type=file]", drawing)
     assert read(page, checkpoint, drawing) == "7"
 
@@ -220,7 +220,7 @@ def test_drop_a_file(page: Any, checkpoint: Path, drawing: Path) -> None:
         }""",
         [list(drawing.read_bytes()), drawing.name],
     )
-    page.dispatch_event(".litcnn-upload button[aria-dropeffect]", "drop", {"dataTransfer": transfer})
+    page.dispatch_event(".demo-upload button[aria-dropeffect]", "drop", {"dataTransfer": transfer})
     assert read(page, checkpoint, drawing) == "7"
 
 
@@ -271,10 +271,10 @@ def test_on_a_phone(browser: Any, program: Program, checkpoint: Path, drawing: P
         upload, classes, seen, speaks = (
             page.locator(which).bounding_box()
             for which in (
-                ".litcnn-upload",
-                ".litcnn-classes",
-                ".litcnn-picture >> nth=0",
-                ".litcnn-picture >> nth=1",
+                ".demo-upload",
+                ".demo-classes",
+                ".demo-picture >> nth=0",
+                ".demo-picture >> nth=1",
             )
         )
         assert upload["y"] < classes["y"] < seen["y"] == speaks["y"]

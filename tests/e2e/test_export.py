@@ -74,7 +74,7 @@ def test_it_answers_as_the_checkpoint_and_knows_its_score(here: Path) -> None:
     ("options", "message"),
     [
         (["--format", "tflite"], "--format is tflite: Expected a Literal['onnx', 'torch', 'safetensors']"),
-        (["--output", "no/best.onnx"], "--output no/best.onnx: there is no folder no, make it first"),
+        (["--output", "no/best.onnx"], "cannot write no/best.onnx: there is no folder no"),
         (["--format", "safetensors", "--tolerance", "1e-12"], "the export differs from the checkpoint by"),
     ],
 )

@@ -1,7 +1,9 @@
 import os
 from pathlib import Path
 
-from litengine.files import link, relative
+import pytest
+
+from litengine.files import check_can_write, link, relative
 
 
 def test_link_is_replaced_and_relative(tmp_path):
@@ -59,3 +61,14 @@ def test_no_link_where_the_folder_takes_none(monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert not link(Path("a"), "best.ckpt")
     assert not Path("best.ckpt").exists()
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(monkeypatch):
+    Path("folder").mkdir()
+    check_can_write(Path("a.csv"))
+    for path, reason in {"folder": "it is a folder, name a file", "gone/a.csv": "there is no folder gone"}.items():
+        with pytest.raises(OSError, match=f"cannot write {path}: {reason}"):
+            check_can_write(Path(path))
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(OSError, match=r"cannot write a.csv: the folder \. is read-only"):
+        check_can_write(Path("a.csv"))

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from litengine.data import Digits
 from litengine.network import build_network, facts_taken, pretrained_weights
 
+ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"]
 MODULE = """
 from torch import nn
 
@@ -67,19 +68,25 @@ def fit_by_path(*network: str) -> None:
     main(["fit", *settings.split(), "--model.network", *network])
 
 
-@pytest.mark.parametrize(
-    "network", [["theirs.Flat", "--model.network.width", "2"], ["theirs.unannotated"], ["theirs.required"]]
-)
-def test_untyped_code_is_fitted_resumed_tested_and_loaded(network, theirs, capsys):
-    fit_by_path(*network)
+def test_untyped_code_is_fitted_resumed_tested_and_loaded(theirs, capsys):
+    fit_by_path("theirs.Flat", "--model.network.width", "2")
     assert "channels_last: off" in capsys.readouterr().out  # it uses .view
     main(["fit", "--resume", "last", "--trainer.max_epochs", "2"])
-    main(["test", "--ckpt_path", "best.ckpt", "--trust", "theirs", "--trainer.accelerator", "cpu"])
+    main(["test", "--ckpt_path", "best.ckpt", "--trust", "theirs", *ON_CPU])
     images = Digits().load("test").images[:5]
     assert load("best.ckpt", "cpu", trust="theirs").probabilities(images).shape == (5, 10)
     with pytest.raises(SystemExit) as stopped:  # a stranger's checkpoint names no code that is not trusted
         main(["test", "--ckpt_path", "best.ckpt"])
     assert stopped.value.code == 2 and "--trust theirs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("network", ["theirs.unannotated", "theirs.required", "torchvision.models.shufflenet_v2_x0_5"])
+def test_networks_with_odd_signatures_are_fitted_and_loaded(network, theirs):
+    fit_by_path(network)
+    assert load("best.ckpt", "cpu", trust="theirs").probabilities(Digits().load("test").images[:5]).shape == (5, 10)
+    assert set(torch.load("best.ckpt", weights_only=True)["config"]["model"]["network"].get("init_args", {})) <= {
+        *("num_classes", "in_channels", "weights", "progress")
+    }
 
 
 @pytest.mark.parametrize(
@@ -154,20 +161,20 @@ def test_losses_of_auxiliary_heads_are_added_with_their_weights():
 
 def test_pretrained_weights_come_from_their_file_and_are_needed_once(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    theirs = torchvision.models.resnet18()
-    url = torchvision.models.ResNet18_Weights.DEFAULT.url
+    theirs = torchvision.models.mnasnet0_5()
+    url = torchvision.models.MNASNet0_5_Weights.DEFAULT.url
     file = tmp_path / "torch/hub/checkpoints" / url.rpartition("/")[2]
     file.parent.mkdir(parents=True)
     torch.save(theirs.state_dict(), file)
-    network = ["torchvision.models.resnet18", "--model.network.weights", "DEFAULT"]
+    network = ["torchvision.models.mnasnet0_5", "--model.network.weights", "DEFAULT"]
     fit_by_path(*network, "--model.optimizer.lr", "0")
-    assert "pretrained resnet18: loaded 120 of 122 tensors, new: fc.weight, fc.bias" in capsys.readouterr().out
+    assert "pretrained mnasnet0_5: loaded 312 of 314 tensors, new: classifier.1.weight" in capsys.readouterr().out
     file.unlink()
     recorded = torch.load("best.ckpt", weights_only=True)
-    torch.testing.assert_close(recorded["state_dict"]["network.conv1.weight"], theirs.conv1.weight.detach())
+    torch.testing.assert_close(recorded["state_dict"]["network.layers.0.weight"], theirs.layers[0].weight.detach())
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
-    main(["test", "--ckpt_path", "best.ckpt", "--trainer.accelerator", "cpu"])
-    assert build_network(recorded["config"]["model"]["network"]).fc.out_features == 10
+    main(["test", "--ckpt_path", "best.ckpt", *ON_CPU])
+    assert build_network(recorded["config"]["model"]["network"]).classifier[1].out_features == 10
 
 
 def test_without_the_file_and_without_network_it_says_where_to_put_it(monkeypatch, tmp_path):

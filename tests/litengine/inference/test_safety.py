@@ -78,30 +78,33 @@ POSITIONS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Config]]] = 
     "group": ((), lambda spec: {"model": {"parameter_groups": {"norms": {"lr": spec}}}}),
     "activation": (nn.Module, lambda spec: network(NETWORK, activation=spec)),
     "width": ((), lambda spec: network(NETWORK, widths=[spec])),
-    "dataset": (torch.utils.data.Dataset, lambda spec: dataset_of(spec)),
+    "dataset": (
+        torch.utils.data.Dataset,
+        lambda value: {"data": {"source": spec("litengine.data.TorchDataset", train=value)}},
+    ),
     "callable": ((), lambda spec: {"model": {"loss": lossy(spec)}}),
     "unknown": ((), lambda spec: network("torchvision.ops.FeaturePyramidNetwork", unknown=spec)),
     "transform": ((), lambda spec: dataset("torchvision.datasets.FakeData", transform=spec)),
     "builder": (nn.Module, lambda spec: network("timm.create_model", model_name="resnet10t", act_layer=spec)),
-    "dict_kwargs": ((), lambda spec: {"model": {"network": {**kwargs_of("torchvision.models.resnet18", spec)}}}),
-    "deep": ((), lambda spec: dataset("torch.utils.data.Subset", dataset=dataset_spec(spec), indices=[0])),
+    "dict_kwargs": (
+        (),
+        lambda spec: {
+            "model": {"network": {"class_path": "torchvision.models.resnet18", "dict_kwargs": {"anything": spec}}}
+        },
+    ),
+    "deep": (
+        (),
+        lambda value: dataset(
+            "torch.utils.data.Subset",
+            dataset=spec("torchvision.datasets.FakeData", target_transform=value),
+            indices=[0],
+        ),
+    ),
 }
 
 
 def lossy(value: Any) -> Config:
     return spec("torch.nn.TripletMarginWithDistanceLoss", distance_function=value)
-
-
-def kwargs_of(path: str, value: Any) -> Config:
-    return {"class_path": path, "dict_kwargs": {"anything": value}}
-
-
-def dataset_of(value: Any) -> Config:
-    return {"data": {"source": spec("litengine.data.TorchDataset", train=value)}}
-
-
-def dataset_spec(value: Any) -> Config:
-    return spec("torchvision.datasets.FakeData", target_transform=value)
 
 
 # What a stranger could name: every public callable of the allowed packages and of others that are installed with them
@@ -295,9 +298,9 @@ def circular() -> list[Any]:
         ({"model.network": {"class_path": "evil.Net"}}, "it may set name, seed_everything, model and data"),
         ({"trainer": {"callbacks": "evil.Net"}}, "the checkpoint sets trainer"),
         ({"config": "hidden"}, "the checkpoint sets config"),
-        ({"name": "../../elsewhere"}, "a plain name is needed"),
-        ({"name": ["a"]}, "a name or a number is needed"),
-        ({"seed_everything": {"class_path": "evil.Net"}}, "a name or a number is needed"),
+        ({"name": "../../elsewhere"}, "a plain name or a number is needed"),
+        ({"name": ["a"]}, "a plain name or a number is needed"),
+        ({"seed_everything": {"class_path": "evil.Net"}}, "a plain name or a number is needed"),
         (network(["evil", "Net"]), "is no full import path"),
         ({"model": {"network": {"init_args": {}}}}, "class_path is needed"),
         ({"model": {"network": {**spec(NETWORK), "__path__": "hidden"}}}, "class_path is needed"),
@@ -319,32 +322,20 @@ def circular() -> list[Any]:
 )
 def test_ways_around_are_closed(config: Any, said: str) -> None:
     Path("hidden").write_text("class_path: evil.Net")
-    start = time.monotonic()
     assert said in refused(config)
-    assert time.monotonic() - start < 2
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "torch.nn.utils.stateless.functional_call",
-        "os.system",
-        "torchvision.transforms.v2.Lambda",
-        "torch.nn.functional.relu",
-    ],
-)
-def test_loading_builds_the_network_and_nothing_else(path: str) -> None:
-    config = {
-        "model": {**network(NETWORK, num_classes=3, image_size=8)["model"], "loss": spec(path, lambd="os.system")}
-    }
-    save("best.ckpt", config, CNN(num_classes=3, image_size=8))
-    assert load("best.ckpt", "cpu", OWN).class_names == ["a", "b", "c"]
-    with pytest.raises(ValueError, match="model.loss"):
-        read_config("best.ckpt", OWN)
+def test_loading_builds_the_network_and_nothing_else() -> None:
+    for path in ("torch.nn.utils.stateless.functional_call", "os.system", "torchvision.transforms.v2.Lambda"):
+        model = {**network(NETWORK, num_classes=3, image_size=8)["model"], "loss": spec(path, lambd="os.system")}
+        save("best.ckpt", {"model": model}, CNN(num_classes=3, image_size=8))
+        assert load("best.ckpt", "cpu", OWN).class_names == ["a", "b", "c"]
+        with pytest.raises(ValueError, match="model.loss"):
+            read_config("best.ckpt", OWN)
 
 
 @pytest.mark.parametrize("nesting", [nested(40), circular()])
-def test_a_config_without_end_is_refused_from_the_file_too(nesting: list[Any]) -> None:
+def test_a_config_without_end_is_refused_in_a_second(nesting: list[Any]) -> None:
     save("best.ckpt", {"model": nesting}, nn.Identity())
     start = time.monotonic()
     with pytest.raises(ValueError, match="100,000 values"):
@@ -391,6 +382,8 @@ def test_what_a_dataset_does_by_default_is_switched_off() -> None:
     for name in ("SBU", "SEMEION"):  # they download by default
         config, _ = check_config(dataset(f"torchvision.datasets.{name}", root="data"), OWN)
         assert config["data"]["source"]["init_args"]["train"]["init_args"] == {"root": "data", "download": False}
+    slow: Config = {"model": {"compile": "max-autotune", "tta": "flip"}}
+    assert check_config(slow, OWN) == ({"model": {"tta": "flip"}}, ["model.compile"])
     many = {"data": {"source": spec("litengine.data.TorchDataset", train=None, num_workers=10**6)}}
     assert check_config(many, OWN)[0]["data"]["source"]["init_args"] == {"train": None}
 
@@ -401,33 +394,17 @@ def test_every_torchvision_and_timm_classifier_passes() -> None:
     assert len(TORCHVISION) >= 80 and len(TIMM) > 1000
 
 
+WEIGHTED = ("resnet18", "vit_b_16", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_0", "mnasnet0_5")
 BUILT = [
-    "resnet18",
-    "vit_b_16",
-    "swin_t",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_0",
+    *(spec(f"torchvision.models.{name}", weights="DEFAULT", num_classes=3) for name in WEIGHTED),
+    *(spec(f"timm.models.{name}", pretrained=True) for name in ("convnext_atto", "vit_tiny_patch16_224", "mixnet_s")),
+    spec("torchvision.models.get_model", name="shufflenet_v2_x0_5", weights="DEFAULT"),
+    spec("timm.create_model", model_name="resnet10t.c3_in1k", pretrained=True, checkpoint_path="a.bin"),
+    spec("timm.create_model", model_name="resnet10t", pretrained=True, pretrained_cfg_overlay={"file": "a.bin"}),
 ]
 
 
-@pytest.mark.parametrize(
-    "built",
-    [
-        *(spec(f"torchvision.models.{name}", weights="DEFAULT", num_classes=3) for name in BUILT),
-        spec("torchvision.models.get_model", name="resnet18", weights="DEFAULT", num_classes=3),
-        *(
-            spec(f"timm.models.{name}", pretrained=True, num_classes=3)
-            for name in ("convnext_atto", "vit_tiny_patch16_224", "mixnet_s")
-        ),
-        spec(
-            "timm.create_model", model_name="resnet10t.c3_in1k", pretrained=True, num_classes=3, checkpoint_path="a.bin"
-        ),
-        spec("timm.create_model", model_name="resnet10t", pretrained=True, pretrained_cfg_overlay={"file": "a.bin"}),
-    ],
-    ids=lambda built: str(built["class_path"]),
-)
+@pytest.mark.parametrize("built", BUILT, ids=lambda built: str(built["class_path"]))
 def test_networks_that_started_from_weights_elsewhere_load_without_them(
     built: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,9 +431,14 @@ def test_networks_that_started_from_weights_elsewhere_load_without_them(
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="/etc")}, ["source.init_args.cache_dir"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="../b")}, ["source.init_args.cache_dir"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="data/cache")}, []),
+        ({"source": spec("litengine.data.ImageFolder", root="/")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.ImageFolder", root="up")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.CSV", table="a.csv", root="/proc/self")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.ImageFolder", root=".")}, []),
     ],
 )
-def test_addresses_and_downloads_are_not_used(config: Config, ignored: list[str]) -> None:
+def test_addresses_downloads_and_endless_folders_are_not_used(config: Config, ignored: list[str]) -> None:
+    Path("up").symlink_to("..")
     checked, found = check_config({"data": config}, OWN)
     assert found == [f"data.{key}" for key in ignored]
     assert not any(word in str(checked) for word in ("evil", "True", "/etc", ".."))
