@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from litengine.data.loader import BatchLoader
 from litengine.loggers import Wandb
 from litengine.report import page
 from litengine.training import WriteReport
-from litengine.training.test_report import in_order
+from litengine.training.test_report import gathered_rows
 
 REPORT = Path("report")
 
@@ -135,7 +136,7 @@ def test_a_picture_that_fails_costs_neither_the_test_nor_its_numbers(monkeypatch
     assert json.loads((REPORT / "metrics.json").read_text()) == pytest.approx(metrics)
     assert len(predictions()) == 27 and (REPORT / "per_class.csv").exists()
     said = capsys.readouterr().out
-    assert "the report has no pictures (RuntimeError: no [pen]); its numbers are in report" in said
+    assert "the page of the report (its numbers are in report) failed (RuntimeError: no [pen])" in said
     assert (REPORT / "index.html").read_bytes() == before and len(list(REPORT.iterdir())) == 4
 
 
@@ -160,7 +161,7 @@ def test_the_parts_of_several_processes_are_put_in_the_order_of_the_dataset(proc
         for number in range(len(loader)):
             chosen = torch.from_numpy(loader.chosen(loader.order(0), number))
             gathered.append((chosen, loader.batch(loader.order(0), 0, number)[1]))
-    indices, found = in_order(*map(torch.cat, zip(*gathered, strict=True)))
+    indices, found = gathered_rows(gathered, SimpleNamespace(world_size=1))
     assert indices.tolist() == list(range(50)) and torch.equal(found, labels)
 
 
