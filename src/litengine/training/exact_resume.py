@@ -23,13 +23,6 @@ UNSUPPORTED: dict[type[Callback], str] = {
     callbacks.BatchSizeFinder: "run `tune` before the fit",
     callbacks.OnExceptionCheckpoint: OWN_CHECKPOINTS,
 }
-STATELESS = (
-    callbacks.ProgressBar,
-    callbacks.ModelSummary,
-    callbacks.DeviceStatsMonitor,
-    callbacks.LearningRateMonitor,
-    callbacks.GradientAccumulationScheduler,
-)
 
 
 class ExactResume(Callback):
@@ -139,8 +132,8 @@ def _check(callback: Callback) -> None:
             )
     saves = type(callback).state_dict is not Callback.state_dict
     saves |= type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
-    ours = type(callback).__module__.startswith("litengine.")
-    if vars(callback) and not (saves or ours or isinstance(callback, STATELESS)):
+    known = type(callback).__module__.startswith(("litengine.", "lightning."))  # the others of Lightning have no state
+    if vars(callback) and not (saves or known):
         print_line(f"{name} has no state_dict: what it remembers is not restored when the fit is resumed")
 
 

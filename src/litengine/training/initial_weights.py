@@ -14,11 +14,10 @@ PREFIXES = ("network.", "module.", "model.", "_orig_mod.")  # that wrappers put 
 
 
 def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> str:
-    """Copies every tensor of a file that fits a network by name and shape; the others keep their new values.
+    """Copies every tensor of a file that fits a network by name and shape; the others keep their new values, such as a
+    head with another number of classes.
 
     Args:
-        network: gets the weights; a head with another number of classes, or a first layer for other channels, stays
-            new.
         path: a checkpoint of this engine, a `.safetensors`, or a file of `torch.save` with a state dict.
 
     Returns:
@@ -32,11 +31,7 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str]) -> st
 
 
 def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) -> str:
-    """Copies every tensor that fits a network by name and shape, as `load_initial_weights` does.
-
-    Args:
-        source: names where the tensors come from in an error.
-    """
+    """`load_initial_weights` for tensors by name; `source` says in an error where they come from."""
     ours = network.state_dict()
     fitting = {
         name: theirs[name]

@@ -33,15 +33,14 @@ class Curve:
 
 
 class RateRangeTest(Callback):
-    """Raises the learning rate from `lowest` to `highest` by the same factor at every step, and records the loss. The
-    model's schedule is left out.
+    """Raises the learning rate by the same factor at every step, in place of the model's schedule, and records the
+    loss. It ends early if the loss diverges. Source: Smith, "Cyclical Learning Rates for Training Neural Networks"
+    (2017).
 
     Lightning's finder gives all parameter groups one rate. Here each group keeps its ratio to the first one, so that
-    Muon and its SGD groups are tested as they are trained. Source: Smith, "Cyclical Learning Rates for Training Neural
-    Networks" (2017).
+    Muon and its SGD groups are tested as they are trained.
 
     Args:
-        steps: number of training steps; the test ends early if the loss diverges.
         lowest, highest: learning rate of the first parameter group.
     """
 

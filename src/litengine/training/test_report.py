@@ -14,7 +14,6 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from litengine import __version__, project
-from litengine.data import Arrays
 from litengine.files import relative, write_whole
 from litengine.report import Results, ranked, tables
 from litengine.terminal import print_line
@@ -82,35 +81,29 @@ class WriteReport(Callback):
         print_line(tables.for_terminal(results, shown, relative(folder / "per_class.csv")))
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        arrays: Arrays = trainer.datamodule.subset("test").arrays  # type: ignore[attr-defined]
-        names = [arrays.paths[index] if arrays.paths else str(index) for index in self._indices]
+        paths = trainer.datamodule.subset("test").arrays.paths  # type: ignore[attr-defined]
+        names = [paths[index] if paths else str(index) for index in self._indices]
         write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
         write_whole(folder / "per_class.csv", tables.per_class_csv(results))
         write_whole(folder / "predictions.csv", tables.predictions_csv(results, names))
         with not_fatal(f"the page of the report (its numbers are in {relative(folder)})"):
-            self._write_page(trainer, results, shown, folder, names, arrays)
+            self._write_page(trainer, results, shown, names)
 
-    def _write_page(
-        self,
-        trainer: Trainer,
-        results: Results,
-        metrics: dict[str, float],
-        folder: Path,
-        names: list[str],
-        arrays: Arrays,
-    ) -> None:
+    def _write_page(self, trainer: Trainer, results: Results, metrics: dict[str, float], names: list[str]) -> None:
         from litengine.report import page, tracker
 
-        def image(place: int) -> Tensor:
-            return arrays.images[self._indices[place]]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        pixels: Tensor = data.subset("test").arrays.images
 
-        run = folder.absolute().parent
-        config = run / "config.yaml"
-        source = type(trainer.datamodule.source).__name__  # type: ignore[attr-defined]
+        def image(place: int) -> Tensor:
+            return pixels[self._indices[place]]
+
+        run = Path(trainer.default_root_dir).absolute()
+        config, html_file = run / "config.yaml", run / "report" / "index.html"
         facts = {
             "command": shlex.join(self.command),
             "checkpoint": relative(Path(trainer.ckpt_path).resolve()) if trainer.ckpt_path else "",
-            "data": f"{source}, {len(results.labels):,} test images",
+            "data": f"{type(data.source).__name__}, {len(results.labels):,} test images",
             "tested": f"{datetime.now():%Y-%m-%d %H:%M}",
             "version": f"{project.package()} {project.version()} litengine {__version__}".strip(),
         }
@@ -126,8 +119,8 @@ class WriteReport(Callback):
             config.read_text("utf-8") if config.is_file() else "",
             self._uncalibrated,
         )
-        write_whole(folder / "index.html", html.encode("utf-8", "replace"))
-        print_line(f"report: {relative(folder / 'index.html')}")
+        write_whole(html_file, html.encode("utf-8", "replace"))
+        print_line(f"report: {relative(html_file)}")
         for logger in trainer.loggers:
             tracker.log_report(logger, results, image, names, trainer.global_step)
 
