@@ -1,7 +1,9 @@
 """What the user reads at the terminal: what runs where, progress, a line for each epoch, and the result."""
 
+import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,10 +22,14 @@ from litengine.training.checkpoints import Checkpoints
 
 LISTED = 6  # classes in a line
 IMBALANCE = 3  # ratio of class sizes from which the start mentions them
+SILENCE = 25.0  # seconds after which a line shows the progress if there is no bar
+LOOK_AT_THREADS_AFTER = 10.0  # seconds of training
+WAITING = 1 / 3  # part of their time that threads wait for a core, from which that is mentioned
 
 
 class Console(Callback):
-    """Prints what runs where, a line for each epoch, and the result.
+    """Prints what runs where, a line for each epoch, and the result. If the output goes to a file, it prints the
+    progress in an epoch at least every 30 seconds (if a batch takes less than 5 seconds).
 
     It logs `images_per_second` and `peak_memory_gib` of every epoch. Peak memory is that of the GPU (torch's allocator)
     or, on a CPU, of this process since it started.
@@ -36,6 +43,12 @@ class Console(Callback):
         self._images = 0
         self._started = self._ended = 0.0
         self._epoch: int | None = None
+        self._printed_at = time.monotonic()
+        self._look_at_threads_at = math.inf
+
+    def _print(self, content: Any) -> None:
+        print_line(content)
+        self._printed_at = time.monotonic()
 
     # at the start
 
@@ -65,14 +78,17 @@ class Console(Callback):
             *(f"W&B {status.partition(': upload')[0]}" for status in _tracker_status(trainer)),
             *self.notes,
         ]
-        print_line("[bold]" + " · ".join(parts))
+        self._print("[bold]" + " · ".join(parts))
 
     # every epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch, self._started = trainer.current_epoch, time.monotonic()  # a resume in its middle starts no epoch
+        if trainer.strategy.root_device.type == "cpu" and torch.get_num_threads() > 1:
+            self._thread_times = thread_times()
+            self._look_at_threads_at = self._started + LOOK_AT_THREADS_AFTER
         if trainer.global_step:
-            print_line(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+            self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_end(trainer, pl_module)
@@ -85,6 +101,25 @@ class Console(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch[1]) * trainer.world_size
+        if time.monotonic() >= self._look_at_threads_at:
+            self._look_at_threads_at = math.inf
+            ran, waited = thread_times() - self._thread_times
+            if waited > WAITING * (ran + waited):
+                self._print(
+                    f"warning: the {torch.get_num_threads()} threads waited for a core {waited / (ran + waited):.0%} "
+                    "of their time: other programs use this machine. Try OMP_NUM_THREADS=1"
+                )
+        self._print_progress(f"epoch {trainer.current_epoch + 1}", batch_idx, trainer.num_training_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._print_progress("validation", args[3], trainer.num_val_batches[0])
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._print_progress("test", args[3], trainer.num_test_batches[0])
+
+    def _print_progress(self, where: str, batch_idx: int, batches: float) -> None:
+        if time.monotonic() - self._printed_at >= SILENCE and not rich.get_console().is_terminal:
+            self._print(f"{where}, batch {batch_idx + 1:,} of {batches:,}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = (self._ended or time.monotonic()) - self._started  # of training, up to the validation
@@ -98,7 +133,7 @@ class Console(Callback):
             return
         parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics), f"lr {metrics['lr']:<7.2g}"]
         parts += [f"{metrics['images_per_second']:>7,.0f} images/s", f"peak {metrics['peak_memory_gib']:.2f} GiB"]
-        print_line("  ".join(parts))
+        self._print("  ".join(parts))
         self._epoch = None
 
     # at the end
@@ -167,6 +202,16 @@ def _print_imbalance(counts: dict[str, int]) -> None:
             "--data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
         )
     )
+
+
+def thread_times() -> NDArray[np.int64]:
+    """Nanoseconds that the threads of this process have run, and that they have waited for a core: (2,). Only Linux
+    counts them; else they are 0."""
+    times = np.zeros(2, np.int64)
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            times += np.array(file.read_text().split()[:2], np.int64)
+    return times
 
 
 def _by_split(metrics: dict[str, float]) -> list[str]:

@@ -42,14 +42,20 @@ def assert_parses_to_itself(parser: ArgumentParser, settings: dict[str, Any]) ->
     assert recorded(parser, "--config", "config.yaml") == settings
 
 
-@pytest.mark.parametrize("configs", [[name] for name in RECIPES] + [["digits.yaml", name] for name in OVERLAYS], ids=str)
+@pytest.mark.parametrize(
+    "configs", [[name] for name in RECIPES] + [["digits.yaml", name] for name in OVERLAYS], ids=str
+)
 def test_a_shipped_config_parses_to_itself(configs: list[str], parser: ArgumentParser) -> None:
     given = [word for name in configs for word in ("--config", str(CONFIGS / name))]
     assert_parses_to_itself(parser, recorded(parser, *given))
 
 
 def nullable(schema: dict[str, Any]) -> bool:
-    return "null" in schema.get("type", ()) or None in schema.get("enum", ()) or any(map(nullable, schema.get("anyOf", ())))
+    return (
+        "null" in schema.get("type", ())
+        or None in schema.get("enum", ())
+        or any(map(nullable, schema.get("anyOf", ())))
+    )
 
 
 def test_every_argument_that_may_be_null_stays_null(parser: ArgumentParser) -> None:
