@@ -97,9 +97,7 @@ class Checkpoints(Checkpoint):
         if path := self.best_path(trainer):
             _hand_to_loggers(trainer, path, best=True, fit_ended=True)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if can_resume_after(trainer, batch_idx):
             self._save_if_due(trainer)
 
@@ -113,17 +111,14 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best_is_due:
             self._best_is_due = False
-            self._save(trainer, BEST)
-        self.save_last(trainer)
-
-    def save_last(self, trainer: Trainer) -> None:
-        self._save(trainer, LAST)
+            self.save(trainer, BEST)
+        self.save(trainer)
 
     def _save_if_due(self, trainer: Trainer) -> None:
         # all processes save together, as soon as the clock of one says so
         due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
         if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
-            self.save_last(trainer)
+            self.save(trainer)
 
     def _keep_best(self, trainer: Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
@@ -137,9 +132,9 @@ class Checkpoints(Checkpoint):
             # Lightning resumes nothing after `max_steps`, not even the end of the epoch, which is next.
             self._best_is_due = trainer.global_step == trainer.max_steps
             if not self._best_is_due:
-                self._save(trainer, BEST)
+                self.save(trainer, BEST)
 
-    def _save(self, trainer: Trainer, name: str) -> None:
+    def save(self, trainer: Trainer, name: str = LAST) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         path = self.directory(trainer) / name

@@ -21,20 +21,14 @@ def as_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     Raises:
         ValueError: if a value cannot be written.
     """
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
-    if wrong := _unwritable(settings, ""):
-        raise ValueError(f"{wrong} cannot be written to {CONFIG}, so that no fit could be resumed: give it as text")
+    written = parser.dump(config, skip_unset=False)
+    for line in written.splitlines():
+        if UNWRITABLE in line:
+            raise ValueError(f"a value cannot be written to {CONFIG}, and no fit could be resumed: {line.strip()}")
+    settings: dict[str, Any] = yaml.safe_load(written)
     settings.pop("resume", None)  # an instruction for this process, not a setting of the run
     settings["trainer"]["default_root_dir"] = None  # a fit with the same config is another run
     return settings
-
-
-def _unwritable(value: Any, key: str) -> str:
-    """The first key whose value could not be written; empty if all could."""
-    if isinstance(value, str) and value.startswith(UNWRITABLE):
-        return key.removeprefix(".")
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next(filter(None, (_unwritable(part, f"{key}.{name}") for name, part in inner)), "")
 
 
 class RecordConfig(Callback):

@@ -97,9 +97,7 @@ class Console(Callback):
             torch.cuda.reset_peak_memory_stats()
         self._started, self._ended = time.monotonic(), 0.0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._images += len(batch[1]) * trainer.world_size
         if time.monotonic() >= self._look_at_threads_at:
             self._look_at_threads_at = math.inf

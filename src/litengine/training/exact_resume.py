@@ -76,7 +76,9 @@ class ExactResume(Callback):
         for count in epochs.values() if epoch_ended else ():
             count["completed"] = count["processed"]
         stops = "now" if trainer.should_stop else ""
-        if trainer.should_stop and trainer.validating and _may_stop(trainer):
+        enough_epochs = epochs["current"]["processed"] >= (trainer.min_epochs or 0)
+        enough_steps = trainer.global_step >= (trainer.min_steps or 0)
+        if trainer.should_stop and trainer.validating and enough_epochs and enough_steps:
             # Lightning restores no request to stop. After a validation nothing but the end of the epoch is left.
             stops = "after this epoch"
             loops["epoch_loop.batch_progress"]["is_last_batch"] = True
@@ -160,11 +162,6 @@ def _check_validation(trainer: Trainer) -> None:
 
 def _accumulation_schedulers(trainer: Trainer) -> list[callbacks.GradientAccumulationScheduler]:
     return [each for each in trainer.callbacks if isinstance(each, callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
-
-
-def _may_stop(trainer: Trainer) -> bool:
-    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def _batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:

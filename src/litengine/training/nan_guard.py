@@ -141,8 +141,11 @@ class CheckNumerics(Callback):
         kept = f"the batch is kept in {relative(path)}"
         if trainer.global_rank == rank:
             try:
+                (images, labels), loader = self._batch, trainer.train_dataloader
+                if step.batch != self._batch_index and isinstance(loader, BatchLoader):
+                    images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(self._batch_of(trainer, step), path)
+                torch.save({"images": images.cpu(), "labels": labels.cpu()}, path)
             except (OSError, RuntimeError) as error:  # torch.save raises either if it cannot write
                 kept = f"the batch could not be kept in {relative(path)}: {error}"
         trainer.strategy.barrier()  # the first process to end takes the others with it
@@ -157,12 +160,6 @@ class CheckNumerics(Callback):
             + ", --numerics.on_nan skip to skip such steps" * (self.on_nan == "stop")
             + f"; {kept}"
         )
-
-    def _batch_of(self, trainer: Trainer, step: Step) -> dict[str, Tensor]:
-        (images, labels), loader = self._batch, trainer.train_dataloader
-        if step.batch != self._batch_index and isinstance(loader, BatchLoader):
-            images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
-        return {"images": images.cpu(), "labels": labels.cpu()}
 
 
 def _skip(optimizer: Optimizer, with_scaler: bool) -> None:

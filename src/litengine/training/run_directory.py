@@ -151,14 +151,9 @@ def _content(directory: Path) -> dict[str, Any]:
 
 def runs_in(root: str | Path, name: str | None = None) -> list[Path]:
     """The run directories under `root`, oldest first, all or those of one name."""
-    root = Path(root).absolute()
-    parents = _folders(root) if name is None else [root / name]
-    found = [run for parent in parents for run in _folders(parent) if read_state(run) is not None]
-    return sorted(found, key=lambda run: (run.name[:19], len(run.name), run.name))
-
-
-def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    found = [config.parent for config in Path(root).absolute().glob(f"*/*/{CONFIG}")]
+    chosen = [run for run in found if name is None or run.parent.name == name]
+    return sorted(chosen, key=lambda run: (run.name[:19], len(run.name), run.name))
 
 
 def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:

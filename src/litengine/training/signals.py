@@ -49,9 +49,7 @@ class StopOnSignal(Checkpoint):
             signal.signal(number, handler)
         self._before = {}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (number := self._asked(trainer)) and can_resume_after(trainer, batch_idx):
             self._leave(trainer, number, save=True)
 
@@ -76,7 +74,7 @@ class StopOnSignal(Checkpoint):
     def _leave(self, trainer: Trainer, number: int, save: bool) -> None:
         for callback in trainer.checkpoint_callbacks if save else ():
             if isinstance(callback, Checkpoints):
-                callback.save_last(trainer)
+                callback.save(trainer)
         print_line(f"stopped; to go on: python main.py fit --resume last (or {relative(trainer.default_root_dir)})")
         # Lightning kills the first process some seconds after one that it started has ended with an error.
         raise SystemExit(128 + number if trainer.is_global_zero else 0)

@@ -43,20 +43,13 @@ class WriteReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._batches, self._results, self._uncalibrated = [], None, None
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,  # probabilities (N, classes)
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        probabilities, (_, labels), batch_idx = args[:3]
         loader: Any = trainer.test_dataloaders
         indices = torch.from_numpy(loader.chosen(loader.order(0), batch_idx))
         # these few numbers stay on the device: fetching them would wait for it at every step
-        uncalibrated = (outputs.log() * pl_module.temperature).softmax(1).amax(1, keepdim=True)
-        self._batches.append((indices, batch[1], *ranked(outputs), uncalibrated))
+        uncalibrated = (probabilities.log() * pl_module.temperature).softmax(1).amax(1, keepdim=True)
+        self._batches.append((indices, labels, *ranked(probabilities), uncalibrated))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._batches:  # trainer.limit_test_batches is 0

@@ -1,18 +1,15 @@
-import functools
 import math
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import Callback, LightningModule
-from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
+from project_for_tests import ImageData
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 
-from litengine.training import Checkpoints, ExactResume
+from litengine.training import Checkpoints
 
 BEST, LAST = Path("checkpoints/best.ckpt"), Path("checkpoints/last.ckpt")
 
@@ -164,43 +161,3 @@ def test_the_best_so_far_is_remembered_after_a_resume():
     assert steps(BEST) == 6 and steps(LAST) == 12
     assert run([0.1, 0.7, 0.6, 0.5, 0.9], Checkpoints(), ckpt_path=str(LAST)).best_epoch == 4
     assert steps(BEST) == 15
-
-
-class Keep(Callback):
-    """A copy of every checkpoint that was ever written, by step."""
-
-    def __init__(self) -> None:
-        Path("kept").mkdir(exist_ok=True)
-
-    def on_train_batch_start(self, trainer, *args):
-        for path in (BEST, LAST):
-            if path.exists():
-                shutil.copy(path, f"kept/{path.stem}-{torch.load(path, weights_only=True)['global_step']}.ckpt")
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        functools.partial(StepLR, step_size=1, gamma=0.7),
-        functools.partial(OneCycleLR, max_lr=0.05),
-        functools.partial(ReduceLROnPlateau, patience=0, factor=0.5, threshold=0.5),
-    ],
-    ids=["epoch", "step", "plateau"],
-)
-def test_a_fit_resumed_from_any_checkpoint_ends_with_the_same_bits(schedule):
-    def train(ckpt_path: str | None = None, *callbacks: Callback) -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
-        optimizer = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
-        model = ImageClassifier(network, optimizer, schedule)
-        augmented = ImageData(FakeSource(), 8, 0.2, augment=[RandomCrop(2), RandomFlip()])
-        fit(model, augmented, Checkpoints(every_n_minutes=0), ExactResume(), *callbacks, epochs=3, ckpt_path=ckpt_path)
-        end = torch.load(LAST, weights_only=True)
-        return model.state_dict() | {"lr": torch.tensor(end["optimizer_states"][0]["param_groups"][0]["lr"])}
-
-    whole = train(None, Keep())
-    kept = sorted(Path("kept").iterdir())
-    assert {path.name for path in kept} >= {f"last-{step}.ckpt" for step in range(1, 9)} | {"best-3.ckpt"}
-    for path in kept:
-        resumed = train(str(path))
-        assert all(torch.equal(resumed[name], value) for name, value in whole.items()), path
