@@ -34,14 +34,13 @@ class CheckNumerics(Callback):
     """Stops the run at a NaN or infinite loss or gradient, or skips the steps where that happens.
 
     A stopped run has the batch in its run directory, as `trouble/batch.pt`. On a CPU every step is checked before it
-    changes the weights. On a GPU looking waits for the device, so that is done every `trainer.log_every_n_steps`
-    batches, and before anything is validated or saved: epoch, batch and numbers are exact, and no checkpoint holds the
-    damage.
+    changes the weights. On a GPU a check waits for the device: it is done every `trainer.log_every_n_steps` batches,
+    and before a validation or a checkpoint, so that no checkpoint holds the damage. The batch that is named is exact.
 
     A skipped step changes neither weights nor optimizer state nor buffers (batch norm). It still counts as a step for
     the schedule, for averaged weights, and for `train/loss`, which a NaN makes NaN for that epoch. `skip` waits for the
-    device at every step. In 16-mixed an infinite gradient is normal, and the scaler handles it; only the loss counts
-    there, and a loss scale that falls without end.
+    device at every step. In 16-mixed an infinite gradient is normal, and the scaler handles it; there only an infinite
+    loss counts, or a loss scale that falls without end.
 
     Args:
         on_nan: `stop` the run, or `skip` the step.
@@ -90,7 +89,7 @@ class CheckNumerics(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if len(self._pending) >= self._every or trainer.is_last_batch:
-            self._look(trainer)
+            self._look(trainer, optimizer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
@@ -105,19 +104,19 @@ class CheckNumerics(Callback):
             print_line(f"epoch {trainer.current_epoch + 1}: {len(steps)} steps skipped, {first}")
         self._skipped_in_epoch = []
 
-    def _look(self, trainer: Trainer) -> None:
-        if not self._pending:
+    def _look(self, trainer: Trainer, optimizer: Optimizer | None = None) -> None:
+        if not self._pending or (self.on_nan == "skip" and optimizer is None):
             return
         step, rank = self._first_bad(trainer)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if step else 0
         if step and (self.on_nan == "stop" or self.skipped_in_a_row >= self.give_up_after):
             self._stop(trainer, step, rank)
-        elif step:  # always right before the step of the optimizer
+        elif step and optimizer:
             self.skipped += 1
             self._skipped_in_epoch.append(step)
             if self._buffers:
                 torch._foreach_copy_(self._buffers, self._buffers_before)
-            _skip(trainer.optimizers[0], with_scaler=_scaler(trainer) is not None)
+            _skip(optimizer, with_scaler=_scaler(trainer) is not None)
 
     def _first_bad(self, trainer: Trainer) -> tuple[Step | None, int]:
         """The first bad one of the pending steps, with its numbers, and the process that had it."""
