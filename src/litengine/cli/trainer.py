@@ -192,7 +192,7 @@ class CLI(LightningCLI):
             if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(training.ProgressBar())
             if self.settings is not None:
-                callbacks.append(training.RecordConfig(self.verb_parser, self.config[self.verb], self.settings))
+                callbacks.append(training.RecordConfig(self.settings))
             if not settings["fast_dev_run"]:  # a test gets the tracker of the run, so that it stands beside the fit
                 loggers = as_list(settings["logger"])
                 loggers += [CSVMetrics(settings["default_root_dir"])] if self.verb == "fit" else []

@@ -11,7 +11,7 @@ from litengine import training
 from litengine.cli.trainer import CLI
 from litengine.files import relative
 from litengine.terminal import print_line
-from litengine.training.rate_test import RateRangeTest, draw, fix_schedule, largest_batch
+from litengine.training.rate_test import RateRangeTest, draw, largest_batch
 
 
 def run_verb(args: list[str]) -> None:
@@ -55,7 +55,6 @@ class TuneCLI(CLI):
         """Nothing: there is no best checkpoint."""
 
     def _find_rate(self) -> None:
-        fix_schedule(self.model)
         self.trainer.fit(self.model, self.datamodule)
         curve = self.test.curve
         if len(curve.rates) < 10:

@@ -7,54 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from litengine.training.batch_picture import BatchPicture
-    from litengine.training.calibration import FitTemperature
-    from litengine.training.checkpoints import Checkpoints
-    from litengine.training.config_record import RecordConfig, as_settings
-    from litengine.training.console import Console
-    from litengine.training.curves import DrawCurves
-    from litengine.training.exact_resume import ExactResume
-    from litengine.training.logger_steps import LoggerSteps
-    from litengine.training.nan_guard import CheckNumerics, explain_out_of_memory
-    from litengine.training.progress_bar import ProgressBar
-    from litengine.training.signals import StopOnSignal
-    from litengine.training.test_report import WriteReport
+    from litengine.training.calibration import FitTemperature as FitTemperature
+    from litengine.training.checkpoints import Checkpoints as Checkpoints
+    from litengine.training.config_record import LoggerSteps as LoggerSteps
+    from litengine.training.config_record import RecordConfig as RecordConfig
+    from litengine.training.config_record import as_settings as as_settings
+    from litengine.training.console import Console as Console
+    from litengine.training.console import ProgressBar as ProgressBar
+    from litengine.training.exact_resume import ExactResume as ExactResume
+    from litengine.training.nan_guard import CheckNumerics as CheckNumerics
+    from litengine.training.nan_guard import explain_out_of_memory as explain_out_of_memory
+    from litengine.training.pictures import BatchPicture as BatchPicture
+    from litengine.training.pictures import DrawCurves as DrawCurves
+    from litengine.training.signals import StopOnSignal as StopOnSignal
+    from litengine.training.test_report import WriteReport as WriteReport
 
 _HOMES = {
-    "BatchPicture": "batch_picture",
-    "CheckNumerics": "nan_guard",
-    "Checkpoints": "checkpoints",
-    "Console": "console",
-    "DrawCurves": "curves",
-    "ExactResume": "exact_resume",
-    "FitTemperature": "calibration",
-    "LoggerSteps": "logger_steps",
-    "ProgressBar": "progress_bar",
-    "RecordConfig": "config_record",
-    "StopOnSignal": "signals",
-    "WriteReport": "test_report",
-    "as_settings": "config_record",
-    "explain_out_of_memory": "nan_guard",
+    "calibration": {"FitTemperature"},
+    "checkpoints": {"Checkpoints"},
+    "config_record": {"LoggerSteps", "RecordConfig", "as_settings"},
+    "console": {"Console", "ProgressBar"},
+    "exact_resume": {"ExactResume"},
+    "nan_guard": {"CheckNumerics", "explain_out_of_memory"},
+    "pictures": {"BatchPicture", "DrawCurves"},
+    "signals": {"StopOnSignal"},
+    "test_report": {"WriteReport"},
 }
-__all__ = [
-    "BatchPicture",
-    "CheckNumerics",
-    "Checkpoints",
-    "Console",
-    "DrawCurves",
-    "ExactResume",
-    "FitTemperature",
-    "LoggerSteps",
-    "ProgressBar",
-    "RecordConfig",
-    "StopOnSignal",
-    "WriteReport",
-    "as_settings",
-    "explain_out_of_memory",
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,7 +20,7 @@ from litengine.terminal import print_line
 from litengine.training.checkpoint_files import CheckpointFiles
 from litengine.training.checkpoints import Checkpoints
 from litengine.training.run_directory import VALIDATION
-from litengine.training.test_report import in_order, of_all_processes
+from litengine.training.test_report import gathered_rows
 
 LOWEST, HIGHEST = 0.01, 100.0
 
@@ -29,8 +29,8 @@ class FitTemperature(Callback):
     """At the end of a fit, stores a temperature in the best checkpoint, in `data`, and writes validation.csv into the
     run directory: a row for each validation image with its label and the calibrated prediction.
 
-    It is fitted on the validation images, to the logits that `test` and `predict` compute: with the weights of that
-    checkpoint and the model's test-time augmentation. Test, prediction and export divide the logits by it.
+    It is fitted on the validation images, to the logits of that checkpoint with the model's test-time augmentation.
+    Test, prediction and export divide the logits by it.
     """
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,10 +60,10 @@ class FitTemperature(Callback):
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
-    """The most probable temperature: by the cross entropy of logits / temperature, and a log-normal prior around 1.
+    """The most probable temperature, by the cross entropy of logits / temperature and a log-normal prior around 1.
 
-    The prior counts as much as few images. Without it the temperature would be 0 if all predictions are right. Returns
-    1 if logits are not finite.
+    Without the prior, which counts as much as few images, the temperature would be 0 if all predictions are right.
+    Returns 1 if logits are not finite.
 
     Args:
         logits: float (N, classes).
@@ -94,9 +94,9 @@ def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> list
     batches = []
     for number, batch in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
         images, labels = trainer.strategy.batch_to_device(batch)
-        indices = torch.from_numpy(loader.chosen(loader.order(0), number))
         with trainer.precision_plugin.val_step_context():
-            batches.append((indices, labels, module.infer(images).float()))
+            logits = module.infer(images).float()
+        batches.append((torch.from_numpy(loader.chosen(loader.order(0), number)), labels, logits))
     module.load_state_dict(kept)
     module.train(was_training)
-    return in_order(*(of_all_processes(torch.cat(parts), trainer) for parts in zip(*batches, strict=True)))
+    return gathered_rows(batches, trainer)

@@ -5,10 +5,8 @@ import io
 import os
 import pickle
 import shutil
-import sys
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-if sys.platform != "win32":
-    import fcntl
-
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-CHUNK = 1 << 20
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -44,9 +38,7 @@ class CheckpointFiles(TorchCheckpointIO):
             raise ValueError(f"{path}: checkpoints are written to local files, without storage options")
         save(checkpoint, Path(path))
 
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         """Only plain data and tensors are unpickled, whatever `weights_only` is."""
         content: dict[str, Any] = _load(path, map_location=map_location or "cpu")
         return content
@@ -54,8 +46,8 @@ class CheckpointFiles(TorchCheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes one local file, if it is a checkpoint.
 
-        The path may come from the checkpoint that a fit starts from: Lightning's ModelCheckpoint restores it. Lightning
-        looks whether it lies in the callback's folder, but not at addresses nor at "..", and removes whole folders.
+        Lightning's ModelCheckpoint restores the path from the checkpoint that a fit starts from, which may be a
+        stranger's. It compares the folder with its own, but lets addresses and ".." pass, and removes whole folders.
         """
         file = Path(path)
         if "://" not in str(path) and ".." not in file.parts and file.suffix == ".ckpt" and file.is_file():
@@ -72,20 +64,19 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")  # the same directory: a rename can never become a copy
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
-            try:
-                with partial.open("wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if code := _code_in(partial):
-                    raise ValueError(
-                        f"{path} was not written: it holds {code}, which cannot be loaded again. Keep only tensors, "
-                        "numbers, strings, lists and dicts in the state of callbacks and modules"
-                    )
-                _put_in_place(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if code := _code_in(partial):
+                raise ValueError(
+                    f"{path} was not written: it holds {code}, which cannot be loaded again. Keep only tensors, "
+                    "numbers, strings, lists and dicts in the state of callbacks and modules"
+                )
+            _put_in_place(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of what the file raises
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
@@ -116,13 +107,11 @@ def newest_intact(directory: str | Path) -> Newest:
     for name in (LAST, PREVIOUS, BEST):
         path = Path(directory) / name
         try:
-            step = int(read(path).get("global_step", 0))
+            return Newest(path, int(read(path).get("global_step", 0)), skipped)
         except FileNotFoundError:
             continue
         except (ValueError, OSError) as error:
             skipped.append(str(error))
-            continue
-        return Newest(path, step, skipped)
     return Newest(None, -1, skipped)
 
 
@@ -136,28 +125,11 @@ def check_same_network(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> No
         if name in theirs and theirs[name].shape != value.shape
     ]
     if differences:
+        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ValueError(
-            f"the checkpoint is of another network: {'; '.join(differences[:3])}"
-            + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-            + ". Leave the --model options out to get the checkpoint's own network"
+            f"the checkpoint is of another network: {'; '.join(differences[:3])}{more}. Leave the --model options out "
+            "to get the checkpoint's own network"
         )
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Lets one process at a time write here, so that a partial file has one writer. Flushes the folder at the end."""
-    if sys.platform == "win32":  # cannot open a directory
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-        with suppress(OSError):  # or do not flush directories
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _put_in_place(partial: Path, path: Path) -> None:
@@ -171,6 +143,12 @@ def _put_in_place(partial: Path, path: Path) -> None:
     os.replace(partial, path)
     if kept.exists():  # only now: the old last may be damaged, and then the older previous is needed
         os.replace(kept, previous)
+    with suppress(OSError):  # Windows does not open a directory, and some network file systems do not flush it
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _why_not_written(checkpoint: dict[str, Any], path: Path, error: OSError) -> str:
@@ -183,9 +161,7 @@ def _why_not_written(checkpoint: dict[str, Any], path: Path, error: OSError) -> 
     newest, steps, _ = newest_intact(path.parent)
     if newest is None:
         return f"{said}. Nothing was saved before: {remedy}, and start again"
-    return (
-        f"{said}. {newest} (step {steps}) is whole: {remedy}, and `fit --resume {path.parent.parent}` goes on from it"
-    )
+    return f"{said}. {newest} (step {steps}) is whole: {remedy}, then `fit --resume {path.parent.parent}` continues"
 
 
 def _load(path: str | Path, **options: Any) -> Any:
@@ -215,24 +191,16 @@ def _load(path: str | Path, **options: Any) -> Any:
 def _verify(file: Path) -> None:
     """Compares each record with the CRC-32 that torch writes for it. Raises an exception of any kind if one differs."""
     with file.open("rb") as stream:
-        start = stream.read(4)
-        if start != b"PK\x03\x04":
-            raise ValueError("it begins like no file of torch.save" if start else "it is empty")
-        try:
-            archive = zipfile.ZipFile(stream)
-        except zipfile.BadZipFile:
-            raise ValueError("its end is missing or damaged") from None
+        if not zipfile.is_zipfile(stream):
+            raise ValueError("it is empty, cut short, or no file of torch.save")
+        archive = zipfile.ZipFile(stream)
         for record in archive.infolist():
             if record.compress_type != zipfile.ZIP_STORED:  # never by torch; unpacked, it could have any size
                 raise ValueError(f"its record {record.filename} is compressed")
             if record.external_attr & 0x10:  # one flipped bit makes it a directory, and torch returns random memory
                 raise ValueError(f"its record {record.filename} is damaged")
-            try:
-                with archive.open(record) as content:
-                    while content.read(CHUNK):
-                        pass
-            except Exception as error:
-                raise ValueError(f"its record {record.filename} is damaged") from error
+        if damaged := archive.testzip():
+            raise ValueError(f"its record {damaged} is damaged")
 
 
 def _code_in(file: Path) -> str:

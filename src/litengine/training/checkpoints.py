@@ -68,9 +68,8 @@ class Checkpoints(Checkpoint):
         return Path(trainer.default_root_dir) / "checkpoints"
 
     def best_path(self, trainer: Trainer) -> Path | None:
-        """The checkpoint to test: the best one, or without validation the last; None where none was written."""
-        name = LAST if self.best_score is None else BEST
-        path = self.directory(trainer) / name
+        """The checkpoint to test: the best one, or without validation the last; None if none was written."""
+        path = self.directory(trainer) / (LAST if self.best_score is None else BEST)
         return path if path.is_file() else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -96,16 +95,9 @@ class Checkpoints(Checkpoint):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if path := self.best_path(trainer):
-            self._hand_to_loggers(trainer, path, best=True, fit_ended=True)
+            _hand_to_loggers(trainer, path, best=True, fit_ended=True)
 
-    def _hand_to_loggers(self, trainer: Trainer, path: Path, best: bool, fit_ended: bool = False) -> None:
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_checkpoint"):
-                logger.log_checkpoint(path, best, fit_ended)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if can_resume_after(trainer, batch_idx):
             self._save_if_due(trainer)
 
@@ -119,36 +111,45 @@ class Checkpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best_is_due:
             self._best_is_due = False
-            self._save(trainer, BEST)
-        self.save_last(trainer)
-
-    def save_last(self, trainer: Trainer) -> None:
-        self._save(trainer, LAST)
+            self.save(trainer, BEST)
+        self.save(trainer)
 
     def _save_if_due(self, trainer: Trainer) -> None:
         # all processes save together, as soon as the clock of one says so
         due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
         if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
-            self.save_last(trainer)
+            self.save(trainer)
 
     def _keep_best(self, trainer: Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
             known = ", ".join(sorted(trainer.callback_metrics))
             raise ValueError(f"checkpoints.monitor {self.monitor!r} is not logged in validation: there are {known}")
         score = float(trainer.callback_metrics[self.monitor])
+        sign = 1 if self.mode == "max" else -1
         # On a tie the newer one is kept: few validation images make ties, and later weights have seen more.
-        as_good = self.best_score is None or (
-            score >= self.best_score if self.mode == "max" else score <= self.best_score
-        )
-        if as_good and math.isfinite(score):
+        if math.isfinite(score) and (self.best_score is None or sign * score >= sign * self.best_score):
             self.best_score, self.best_epoch = score, trainer.current_epoch
             # Lightning resumes nothing after `max_steps`, not even the end of the epoch, which is next.
             self._best_is_due = trainer.global_step == trainer.max_steps
             if not self._best_is_due:
-                self._save(trainer, BEST)
+                self.save(trainer, BEST)
+
+    def save(self, trainer: Trainer, name: str = LAST) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        path = self.directory(trainer) / name
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at = time.monotonic()
+        best = self.best_path(trainer)
+        if trainer.is_global_zero and self.link_best and best is not None:
+            link_best(best)
+        _hand_to_loggers(trainer, path, best=name == BEST)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["after_validation"] = trainer.validating
@@ -156,15 +157,8 @@ class Checkpoints(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumed_after_validation = checkpoint.get("after_validation", False)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
 
-    def _save(self, trainer: Trainer, name: str) -> None:
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        trainer.save_checkpoint(self.directory(trainer) / name, weights_only=False)
-        self._saved_at = time.monotonic()
-        best = self.best_path(trainer)
-        if trainer.is_global_zero and self.link_best and best is not None:
-            link_best(best)
-        self._hand_to_loggers(trainer, self.directory(trainer) / name, best=name == BEST)
+def _hand_to_loggers(trainer: Trainer, path: Path, best: bool, fit_ended: bool = False) -> None:
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_checkpoint"):
+            logger.log_checkpoint(path, best, fit_ended)

@@ -1,12 +1,11 @@
-"""The resolved config of a fit, kept where it is looked for: run directory, checkpoint and tracker."""
+"""What is recorded beside the metrics: the resolved config of a fit, and the step of a checkpoint that is evaluated."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litengine import __version__, project
 from litengine.files import write_whole
@@ -22,44 +21,32 @@ def as_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     Raises:
         ValueError: if a value cannot be written.
     """
-    settings: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
-    if wrong := _unwritable(settings, ""):
-        raise ValueError(f"{wrong} cannot be written to {CONFIG}, so that no fit could be resumed: give it as text")
+    written = parser.dump(config, skip_unset=False)
+    for line in written.splitlines():
+        if UNWRITABLE in line:
+            raise ValueError(f"a value cannot be written to {CONFIG}, and no fit could be resumed: {line.strip()}")
+    settings: dict[str, Any] = yaml.safe_load(written)
     settings.pop("resume", None)  # an instruction for this process, not a setting of the run
     settings["trainer"]["default_root_dir"] = None  # a fit with the same config is another run
     return settings
 
 
-def _unwritable(value: Any, key: str) -> str:
-    """The first key whose value could not be written; empty if all could."""
-    if isinstance(value, str) and value.startswith(UNWRITABLE):
-        return key.removeprefix(".")
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return next(filter(None, (_unwritable(part, f"{key}.{name}") for name, part in inner)), "")
-
-
-class RecordConfig(SaveConfigCallback):
+class RecordConfig(Callback):
     """Writes the config into the run directory and to the loggers, and the part about model and data into every
     checkpoint.
+
+    It waits for the start of the fit: a fit that cannot start leaves the config of the run that it resumes unchanged.
 
     Args:
         settings: of `as_settings`, before the program added directories and ids of this run.
     """
 
-    def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, settings: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.settings = settings or {}  # only a fit records them
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: a fit that cannot start leaves the config of the run that it resumes as it was."""
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
-            self.save_config(trainer, pl_module, "fit")
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not trainer.is_global_zero:
+            return
         path = Path(trainer.default_root_dir) / CONFIG
         if path.is_file():  # a resumed run: it did not begin with the checkpoint that it continues from
             self.settings["ckpt_path"] = yaml.safe_load(path.read_text("utf-8")).get("ckpt_path")
@@ -71,3 +58,32 @@ class RecordConfig(SaveConfigCallback):
         # enough to rebuild model and data, without the Trainer, which belongs to the machine
         checkpoint["config"] = {key: self.settings[key] for key in RECORDED}
         checkpoint["engine"], checkpoint["project"] = __version__, project.package()
+
+
+class LoggerSteps(Callback):
+    """Gives the loggers the step of the checkpoint that is evaluated.
+
+    Lightning does not restore its step for a test: it would log at step 0, or at the last step of the fit.
+    """
+
+    def __init__(self) -> None:
+        self._checkpoint_step = 0
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._checkpoint_step = checkpoint["global_step"]
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _evaluate_at(trainer, self._checkpoint_step if trainer.ckpt_path else trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "validate":
+            self.on_test_start(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _evaluate_at(trainer, None)
+
+
+def _evaluate_at(trainer: Trainer, step: int | None) -> None:
+    for logger in trainer.loggers:
+        if hasattr(logger, "evaluate_at"):
+            logger.evaluate_at(step)

@@ -1,13 +1,18 @@
-"""What the person at the terminal reads: what runs where, a line an epoch, and what came out."""
+"""What the user reads at the terminal: what runs where, progress, a line for each epoch, and the result."""
 
+import math
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,10 +22,14 @@ from litengine.training.checkpoints import Checkpoints
 
 LISTED = 6  # classes in a line
 IMBALANCE = 3  # ratio of class sizes from which the start mentions them
+SILENCE = 25.0  # seconds after which a line shows the progress if there is no bar
+LOOK_AT_THREADS_AFTER = 10.0  # seconds of training
+WAITING = 1 / 3  # part of their time that threads wait for a core, from which that is mentioned
 
 
 class Console(Callback):
-    """Prints what runs where, a line for each epoch, and the result.
+    """Prints what runs where, a line for each epoch, and the result. If the output goes to a file, it prints the
+    progress in an epoch at least every 30 seconds (if a batch takes less than 5 seconds).
 
     It logs `images_per_second` and `peak_memory_gib` of every epoch. Peak memory is that of the GPU (torch's allocator)
     or, on a CPU, of this process since it started.
@@ -34,6 +43,12 @@ class Console(Callback):
         self._images = 0
         self._started = self._ended = 0.0
         self._epoch: int | None = None
+        self._printed_at = time.monotonic()
+        self._look_at_threads_at = math.inf
+
+    def _print(self, content: Any) -> None:
+        print_line(content)
+        self._printed_at = time.monotonic()
 
     # at the start
 
@@ -54,37 +69,55 @@ class Console(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         splits = ", ".join(f"{split} {size:,}" for split, size in data.sizes().items())
         network: Any = pl_module.network
-        parameters = sum(parameter.numel() for parameter in network.parameters())
-        trackers = [f"W&B {status.partition(': upload')[0]}" for status in _tracker_status(trainer)]
         parts = [
             _device(trainer),
             f"precision {trainer.precision}",
-            f"{type(network).__name__}: {parameters:,} parameters",
+            f"{type(network).__name__}: {sum(each.numel() for each in network.parameters()):,} parameters",
             f"{type(data.source).__name__}: {splits} images, {len(data.class_names)} classes",
             relative(trainer.default_root_dir),
-            *trackers,
+            *(f"W&B {status.partition(': upload')[0]}" for status in _tracker_status(trainer)),
             *self.notes,
         ]
-        print_line("[bold]" + " · ".join(parts))
+        self._print("[bold]" + " · ".join(parts))
 
     # every epoch
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._epoch, self._started = trainer.current_epoch, time.monotonic()  # a resume in its middle starts no epoch
+        if trainer.strategy.root_device.type == "cpu" and torch.get_num_threads() > 1:
+            self._thread_times = thread_times()
+            self._look_at_threads_at = self._started + LOOK_AT_THREADS_AFTER
         if trainer.global_step:
-            print_line(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+            self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell_epoch(trainer)
+        self.on_train_end(trainer, pl_module)
         self._epoch, self._images = trainer.current_epoch, 0
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self._started, self._ended = time.monotonic(), 0.0
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._images += len(batch[1]) * trainer.world_size
+        if time.monotonic() >= self._look_at_threads_at:
+            self._look_at_threads_at = math.inf
+            ran, waited = thread_times() - self._thread_times
+            if waited > WAITING * (ran + waited):
+                self._print(
+                    f"warning: the {torch.get_num_threads()} threads waited for a core {waited / (ran + waited):.0%} "
+                    "of their time: other programs use this machine. Try OMP_NUM_THREADS=1"
+                )
+        self._print_progress(f"epoch {trainer.current_epoch + 1}", batch_idx, trainer.num_training_batches)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._print_progress("validation", args[3], trainer.num_val_batches[0])
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._print_progress("test", args[3], trainer.num_test_batches[0])
+
+    def _print_progress(self, where: str, batch_idx: int, batches: float) -> None:
+        if time.monotonic() - self._printed_at >= SILENCE and not rich.get_console().is_terminal:
+            self._print(f"{where}, batch {batch_idx + 1:,} of {batches:,}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = (self._ended or time.monotonic()) - self._started  # of training, up to the validation
@@ -92,20 +125,13 @@ class Console(Callback):
         pl_module.log_dict(values, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._tell_epoch(trainer)
-
-    def _tell_epoch(self, trainer: Trainer) -> None:
         """The line of the epoch before: only now are all its metrics in."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self._epoch is None or "train/loss" not in metrics:
             return
-        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics)]
-        parts += [
-            f"lr {metrics['lr']:<7.2g}",
-            f"{metrics['images_per_second']:>7,.0f} images/s",
-            f"peak {metrics['peak_memory_gib']:.2f} GiB",
-        ]
-        print_line("  ".join(parts))
+        parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics), f"lr {metrics['lr']:<7.2g}"]
+        parts += [f"{metrics['images_per_second']:>7,.0f} images/s", f"peak {metrics['peak_memory_gib']:.2f} GiB"]
+        self._print("  ".join(parts))
         self._epoch = None
 
     # at the end
@@ -122,19 +148,14 @@ class Console(Callback):
                 print_line(f"next: python main.py test --ckpt_path {'best.ckpt' if linked else relative(path)}")
         for status in _tracker_status(trainer):
             print_line(f"W&B: {status}")
-        self._compare_with_largest_class(trainer)
-
-    def _compare_with_largest_class(self, trainer: Trainer) -> None:
-        val = trainer.datamodule.subset("val")  # type: ignore[attr-defined]
-        accuracy = trainer.callback_metrics.get("val/acc")
-        if val is None or accuracy is None:
-            return
-        largest = np.bincount(val.labels).max() / len(val.labels)
-        if float(accuracy) <= largest:
-            print_line(
-                f"warning: val/acc {float(accuracy):.2%} is no better than always predicting the largest class "
-                f"({largest:.2%} of the validation images)"
-            )
+        val, accuracy = trainer.datamodule.subset("val"), trainer.callback_metrics.get("val/acc")  # type: ignore[attr-defined]
+        if val is not None and accuracy is not None:
+            largest = np.bincount(val.labels).max() / len(val.labels)
+            if float(accuracy) <= largest:
+                print_line(
+                    f"warning: val/acc {float(accuracy):.2%} is no better than always predicting the largest class "
+                    f"({largest:.2%} of the validation images)"
+                )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "validate":
@@ -145,6 +166,26 @@ class Console(Callback):
             if name.startswith("val/"):
                 table.add_row(name, f"{float(value):.4f}")
         print_line(table)
+
+
+class ProgressBar(RichProgressBar):
+    """Rich's bar on a terminal, with loss and accuracy, which are read every `log_every_n_steps`: reading waits for the
+    device. No bar if the output goes to a file."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10 if rich.get_console().is_terminal else 0)
+        self._read_at = -1
+        self._shown: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        step = trainer.global_step
+        changed = step % trainer.log_every_n_steps == 0 and step != self._read_at  # type: ignore[attr-defined]
+        if changed or trainer.state.stage != "train":
+            self._read_at = step
+            metrics = super().get_metrics(trainer, pl_module)
+            metrics.pop("v_num", None)
+            self._shown = {name.removesuffix("_step"): f"{value:.3f}" for name, value in metrics.items()}
+        return self._shown
 
 
 def _print_imbalance(counts: dict[str, int]) -> None:
@@ -161,20 +202,26 @@ def _print_imbalance(counts: dict[str, int]) -> None:
     )
 
 
+def thread_times() -> NDArray[np.int64]:
+    """Nanoseconds that the threads of this process have run, and that they have waited for a core: (2,). Only Linux
+    counts them; else they are 0."""
+    times = np.zeros(2, np.int64)
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            times += np.array(file.read_text().split()[:2], np.int64)
+    return times
+
+
 def _by_split(metrics: dict[str, float]) -> list[str]:
     """Metrics of training and validation, without those of single steps and classes: "val loss 0.31 acc 92.10%"."""
     parts = []
     for split in ("train", "val"):
-        names = [name for name in metrics if name.startswith(f"{split}/") and name.count("/") == 1]
-        names = [name for name in names if not name.endswith("_step")]
-        names.sort(key=lambda name: (not name.endswith("/loss"), not name.endswith("/acc")))
-        shown = [f"{name.partition('/')[2]} {_format(name, metrics[name])}" for name in names]
-        parts += [f"{split} {' '.join(shown)}"] if shown else []
+        names = [name.split("/")[1] for name in metrics if name.startswith(f"{split}/") and name.count("/") == 1]
+        names = sorted((n for n in names if not n.endswith("_step")), key=lambda n: (n != "loss", n != "acc"))
+        shown = [(name, metrics[f"{split}/{name}"]) for name in names]
+        words = [f"{name} {value:7.2%}" if name == "acc" else f"{name} {value:.4f}" for name, value in shown]
+        parts += [" ".join([split, *words])] if words else []
     return parts
-
-
-def _format(name: str, value: float) -> str:
-    return f"{value:7.2%}" if name.endswith("/acc") else f"{value:.4f}"
 
 
 def _tracker_status(trainer: Trainer) -> list[str]:
@@ -192,12 +239,12 @@ def _device(trainer: Trainer) -> str:
 
 
 def _peak_memory(trainer: Trainer) -> float:
-    """GiB."""
+    """GiB; NaN on Windows, where Python cannot tell."""
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.max_memory_allocated(trainer.strategy.root_device) / 2**30
-    if sys.platform == "win32":
-        return float("nan")  # Python has no such number there
-    import resource  # Windows lacks it
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

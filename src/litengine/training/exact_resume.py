@@ -23,13 +23,6 @@ UNSUPPORTED: dict[type[Callback], str] = {
     callbacks.BatchSizeFinder: "run `tune` before the fit",
     callbacks.OnExceptionCheckpoint: OWN_CHECKPOINTS,
 }
-STATELESS = (
-    callbacks.ProgressBar,
-    callbacks.ModelSummary,
-    callbacks.DeviceStatsMonitor,
-    callbacks.LearningRateMonitor,
-    callbacks.GradientAccumulationScheduler,
-)
 
 
 class ExactResume(Callback):
@@ -41,23 +34,19 @@ class ExactResume(Callback):
         self._stops = False
         self._begun = False
 
-    # Before training
-
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            for callback in trainer.callbacks:  # type: ignore[attr-defined]
-                _check(callback)
+        for callback in trainer.callbacks if stage == "fit" else ():  # type: ignore[attr-defined]
+            _check(callback)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         _check_validation(trainer)
-        begun_before = run_directory.read_state(Path(trainer.default_root_dir)) not in (None, "starting")
+        state = run_directory.read_state(Path(trainer.default_root_dir))
+        begun_before = self._loaded is not None or state not in (None, "starting")
         self._note(trainer, "running")
         self._begun = True
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, callbacks.GradientAccumulationScheduler):  # acts at the start of an epoch only
-                trainer.accumulate_grad_batches = callback.get_accumulate_grad_batches(trainer.current_epoch)
+        for scheduler in _accumulation_schedulers(trainer):  # it acts at the start of an epoch only
+            trainer.accumulate_grad_batches = scheduler.get_accumulate_grad_batches(trainer.current_epoch)
         if self._loaded is not None:
-            begun_before = True
             self._restore(self._loaded, trainer, pl_module)
             self._loaded = None
         for logger in trainer.loggers if begun_before else ():
@@ -80,8 +69,6 @@ class ExactResume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop |= self._stops
 
-    # Checkpoints
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         loops = checkpoint["loops"]["fit_loop"]
         epochs = loops["epoch_progress"]
@@ -89,7 +76,9 @@ class ExactResume(Callback):
         for count in epochs.values() if epoch_ended else ():
             count["completed"] = count["processed"]
         stops = "now" if trainer.should_stop else ""
-        if trainer.should_stop and trainer.validating and _may_stop(trainer):
+        enough_epochs = epochs["current"]["processed"] >= (trainer.min_epochs or 0)
+        enough_steps = trainer.global_step >= (trainer.min_steps or 0)
+        if trainer.should_stop and trainer.validating and enough_epochs and enough_steps:
             # Lightning restores no request to stop. After a validation nothing but the end of the epoch is left.
             stops = "after this epoch"
             loops["epoch_loop.batch_progress"]["is_last_batch"] = True
@@ -107,8 +96,6 @@ class ExactResume(Callback):
             if isinstance(callback, callbacks.ModelCheckpoint) and callback.state_key in checkpoint["callbacks"]:
                 callback.current_score = checkpoint["callbacks"][callback.state_key]["current_score"]
 
-    # The end
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, "finished")
         self._begun = False
@@ -122,13 +109,14 @@ class ExactResume(Callback):
                 run_directory.discard(Path(trainer.default_root_dir))
 
     def _note(self, trainer: Trainer, state: run_directory.State) -> None:
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            directory = Path(trainer.default_root_dir)
-            # the direction of the monitored metric, for a study, which cannot ask the metric
-            modes = [each.mode for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
-            run_directory.write_state(directory, state, mode=next(iter(modes), None))
-            if state != "running":
-                run_directory.disown(directory)
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        directory = Path(trainer.default_root_dir)
+        # the direction of the monitored metric, for a study, which cannot ask the metric
+        modes = [each.mode for each in trainer.checkpoint_callbacks if isinstance(each, Checkpoints)]
+        run_directory.write_state(directory, state, mode=next(iter(modes), None))
+        if state != "running":
+            run_directory.disown(directory)
 
 
 def _check(callback: Callback) -> None:
@@ -146,8 +134,8 @@ def _check(callback: Callback) -> None:
             )
     saves = type(callback).state_dict is not Callback.state_dict
     saves |= type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
-    ours = type(callback).__module__.startswith("litengine.")
-    if vars(callback) and not (saves or ours or isinstance(callback, STATELESS)):
+    known = type(callback).__module__.startswith(("litengine.", "lightning."))  # the others of Lightning have no state
+    if vars(callback) and not (saves or known):
         print_line(f"{name} has no state_dict: what it remembers is not restored when the fit is resumed")
 
 
@@ -163,8 +151,8 @@ def _check_validation(trainer: Trainer) -> None:
     interval, batches = int(trainer.val_check_batch), int(trainer.num_training_batches)
     across_epochs = trainer.check_val_every_n_epoch is None
     ends = range(interval, batches * interval + 1 if across_epochs else batches + 1, interval)
-    schedulers = [c for c in trainer.callbacks if isinstance(c, callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
-    for window in {trainer.accumulate_grad_batches, *(n for c in schedulers for n in c.scheduling.values())}:
+    scheduled = [window for each in _accumulation_schedulers(trainer) for window in each.scheduling.values()]
+    for window in {trainer.accumulate_grad_batches, *scheduled}:
         if any(end % batches % window for end in ends):
             raise ValueError(
                 f"trainer.val_check_interval validates every {interval} of {batches} batches, between batches whose "
@@ -172,9 +160,8 @@ def _check_validation(trainer: Trainer) -> None:
             )
 
 
-def _may_stop(trainer: Trainer) -> bool:
-    epochs = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-    return epochs >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
+def _accumulation_schedulers(trainer: Trainer) -> list[callbacks.GradientAccumulationScheduler]:
+    return [each for each in trainer.callbacks if isinstance(each, callbacks.GradientAccumulationScheduler)]  # type: ignore[attr-defined]
 
 
 def _batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -182,7 +169,7 @@ def _batch_norms(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every global generator, as tensors, numbers and lists, which `weights_only=True` loads."""
+    """The state of every global generator, as data that `weights_only=True` loads."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state()
     return {

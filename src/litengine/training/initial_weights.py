@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from litengine.training import checkpoint_files
 
-LISTED = 6
 PREFIXES = ("network.", "module.", "model.", "_orig_mod.")  # that wrappers put in front of the names
 
 
@@ -39,19 +38,19 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str], class
 
 
 def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) -> str:
-    """Copies every tensor that fits a network by name and shape, as `load_initial_weights` does.
-
-    Args:
-        source: names where the tensors come from in an error.
-    """
+    """`load_initial_weights` for tensors by name; `source` says in an error where they come from."""
     ours = network.state_dict()
-    fitting = {name: theirs[name] for name, value in ours.items() if name in theirs and _fits(value, theirs[name])}
-    new = [name for name in ours if name not in fitting]
+    fitting = {
+        name: theirs[name]
+        for name, value in ours.items()
+        if isinstance(value, Tensor) and name in theirs and value.shape == theirs[name].shape
+    }
     if 2 * len(fitting) < len(ours):
         raise ValueError(
             f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
             f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
         )
+    new = [name for name in ours if name not in fitting]
     ours.update(fitting)  # `ours` has the versions of the network's parts
     network.load_state_dict(ours)
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
@@ -83,17 +82,13 @@ def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+    tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
+    if not tensors:
         raise ValueError(f"model.init_from {path}: the file holds no state dict (names and tensors)")
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
-def _fits(ours: Any, theirs: Tensor) -> bool:
-    return isinstance(ours, Tensor) and ours.shape == theirs.shape
-
-
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + (f", … ({len(names)} in all)" if len(names) > LISTED else "")
+    return ", ".join(names[:6]) + (f", … ({len(names)} in all)" if len(names) > 6 else "")

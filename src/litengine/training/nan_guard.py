@@ -1,10 +1,8 @@
-"""Numerical trouble: a NaN or infinite loss or gradient is told and kept for inspection, or its step is left out."""
+"""A NaN or infinite loss or gradient stops the run and is kept for inspection, or its step is skipped."""
 
-import json
 import math
-import re
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,7 +14,7 @@ from litengine.distributed import gathered
 from litengine.files import relative
 from litengine.terminal import print_line
 
-LOWEST_SCALE = 2**-10  # 16-mixed begins at 2**16 and halves at every overflow: what is infinite down here is none
+LOWEST_SCALE = 2**-10  # 16-mixed begins at 2**16 and halves at each overflow; below this, gradients do not overflow
 
 
 class Step(NamedTuple):
@@ -24,27 +22,25 @@ class Step(NamedTuple):
 
     epoch: int
     batch: int
-    updates: int  # of the weights, before this one
-    learning_rate: float
+    learning_rate: Any
     loss: Any
     gradient_norm: Any
 
     def __str__(self) -> str:
-        return "learning rate {:.3g}, loss {:.6g}, gradient norm {:.6g}".format(*self[3:])
+        return "learning rate {:.3g}, loss {:.6g}, gradient norm {:.6g}".format(*self[2:])
 
 
 class CheckNumerics(Callback):
-    """Stops the run at a NaN or infinite loss or gradient, or leaves the steps out where that happens.
+    """Stops the run at a NaN or infinite loss or gradient, or skips the steps where that happens.
 
-    A stopped run has `trouble/` in its run directory: `batch.pt`, `state.pt` (the model before the step), `facts.json`.
-    On a CPU every step is checked before it changes the weights. On a GPU looking waits for the device, so that is done
-    every `trainer.log_every_n_steps` batches, and before anything is validated or saved: epoch, batch and numbers are
-    exact and no checkpoint holds the damage, but without `log_every_n_steps: 1` there is mostly no `state.pt`.
+    A stopped run has the batch in its run directory, as `trouble/batch.pt`. On a CPU every step is checked before it
+    changes the weights. On a GPU a check waits for the device: it is done every `trainer.log_every_n_steps` batches,
+    and before a validation or a checkpoint, so that no checkpoint holds the damage. The batch that is named is exact.
 
-    A step left out changes neither weights nor optimizer state nor buffers (batch norm). It counts as a step all the
-    same: for the schedule, for averaged weights, and for `train/loss`, which a NaN makes NaN for that epoch. `skip`
-    waits for the device at every step. In 16-mixed an infinite gradient alone is everyday life, which the scaler deals
-    with; only the loss counts there, and a loss scale that falls without end.
+    A skipped step changes neither weights nor optimizer state nor buffers (batch norm). It still counts as a step for
+    the schedule, for averaged weights, and for `train/loss`, which a NaN makes NaN for that epoch. `skip` waits for the
+    device at every step. In 16-mixed an infinite gradient is normal, and the scaler handles it; there only an infinite
+    loss counts, or a loss scale that falls without end.
 
     Args:
         on_nan: `stop` the run, or `skip` the step.
@@ -73,11 +69,11 @@ class CheckNumerics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._every = 1 if self.on_nan == "skip" else self.batches_between_looks(trainer)
-        self._buffers = list(pl_module.buffers()) if self._every == 1 else []
+        self._buffers = list(pl_module.buffers()) if self.on_nan == "skip" else []
         self._buffers_before = [buffer.clone() for buffer in self._buffers]
 
     def batches_between_looks(self, trainer: Trainer) -> int:
-        on_cpu = trainer.strategy.root_device.type == "cpu"  # where there is nothing to wait for
+        on_cpu = trainer.strategy.root_device.type == "cpu"  # reading a number does not wait there
         return 1 if on_cpu else int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -87,48 +83,45 @@ class CheckNumerics(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rate, numbers = trainer.optimizers[0].param_groups[0]["lr"], (pl_module.backward_loss, pl_module.gradient_norm)
-        self._pending.append(Step(trainer.current_epoch, self._batch_index, trainer.global_step, rate, *numbers))
+        self._pending.append(Step(trainer.current_epoch, self._batch_index, rate, *numbers))
 
     # Looking
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self.on_nan == "stop":
-            if len(self._pending) >= self._every or trainer.is_last_batch:
-                self._stop_if_bad(trainer)
+        if len(self._pending) >= self._every or trainer.is_last_batch:
+            self._look(trainer, optimizer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._look(trainer)
+        if steps := self._skipped_in_epoch:
+            first = f"the first is batch {steps[0].batch + 1} ({steps[0]})"
+            print_line(f"epoch {trainer.current_epoch + 1}: {len(steps)} steps skipped, {first}")
+        self._skipped_in_epoch = []
+
+    def _look(self, trainer: Trainer, optimizer: Optimizer | None = None) -> None:
+        if not self._pending or (self.on_nan == "skip" and optimizer is None):
             return
         step, rank = self._first_bad(trainer)
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if step else 0
-        if step and self.skipped_in_a_row >= self.give_up_after:
+        if step and (self.on_nan == "stop" or self.skipped_in_a_row >= self.give_up_after):
             self._stop(trainer, step, rank)
-        elif step:
+        elif step and optimizer:
             self.skipped += 1
             self._skipped_in_epoch.append(step)
-            self._restore_buffers()
-            _leave_out(optimizer, with_scaler=_scaler(trainer) is not None)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_bad(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._stop_if_bad(trainer)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_bad(trainer)
-        if steps := self._skipped_in_epoch:
-            first = f"first batch {steps[0].batch + 1} ({steps[0]})"
-            print_line(f"epoch {trainer.current_epoch + 1}: {len(steps)} of its steps left out, {first}")
-        self._skipped_in_epoch = []
-
-    def _stop_if_bad(self, trainer: Trainer) -> None:
-        if self._pending and self.on_nan == "stop":
-            step, rank = self._first_bad(trainer)
-            if step:
-                self._stop(trainer, step, rank)
+            if self._buffers:
+                torch._foreach_copy_(self._buffers, self._buffers_before)
+            _skip(optimizer, with_scaler=_scaler(trainer) is not None)
 
     def _first_bad(self, trainer: Trainer) -> tuple[Step | None, int]:
-        """The first pending step with trouble, its numbers read, and the process that had it; none is pending then."""
+        """The first bad one of the pending steps, with its numbers, and the process that had it."""
         steps, self._pending = self._pending, []
-        numbers = torch.stack([number for step in steps for number in step[4:]]).view(-1, 2)
+        numbers = torch.stack([number for step in steps for number in step[3:]]).view(-1, 2)
         scaler = _scaler(trainer)
         infinite_gradients_are_bad = scaler is None or scaler.get_scale() < LOWEST_SCALE
         everywhere = gathered(numbers).tolist()  # (processes, steps, 2), since all must decide alike
@@ -136,63 +129,43 @@ class CheckNumerics(Callback):
             for rank, process in enumerate(everywhere):
                 loss, norm = process[index]
                 if not math.isfinite(loss) or (infinite_gradients_are_bad and not math.isfinite(norm)):
-                    loss *= trainer.accumulate_grad_batches  # by which Lightning divides it
-                    return step._replace(learning_rate=float(step[3]), loss=loss, gradient_norm=norm), rank
+                    loss *= trainer.accumulate_grad_batches  # Lightning has divided it by that
+                    return step._replace(learning_rate=float(step.learning_rate), loss=loss, gradient_norm=norm), rank
         return None, 0
 
     # Stopping
 
-    def _stop(self, trainer: Trainer, step: Step, rank: int) -> None:
-        self._restore_buffers()
-        late = trainer.global_step - step.updates  # 0: its step of the optimizer is not made yet
-        directory = Path(trainer.default_root_dir) / "trouble"
-        kept = f"the batch{'' if late else ' and the model before it'} can be found in {relative(directory)}"
-        if late:
-            kept += f" ({late} steps ago; last.ckpt with --trainer.log_every_n_steps 1 gets the model before it too)"
+    def _stop(self, trainer: Trainer, step: Step, rank: int) -> NoReturn:
+        path = Path(trainer.default_root_dir) / "trouble" / "batch.pt"
+        kept = f"the batch is kept in {relative(path)}"
         if trainer.global_rank == rank:
             try:
-                self._keep(trainer, step, directory, late)
-            except (OSError, RuntimeError) as error:  # torch.save raises either where it cannot write
-                kept = f"the batch could not be kept in {relative(directory)}: {error}"
+                (images, labels), loader = self._batch, trainer.train_dataloader
+                if step.batch != self._batch_index and isinstance(loader, BatchLoader):
+                    images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                torch.save({"images": images.cpu(), "labels": labels.cpu()}, path)
+            except (OSError, RuntimeError) as error:  # torch.save raises either if it cannot write
+                kept = f"the batch could not be kept in {relative(path)}: {error}"
         trainer.strategy.barrier()  # the first process to end takes the others with it
         what, value = ("gradient", step.gradient_norm) if math.isfinite(step.loss) else ("loss", step.loss)
         raise ValueError(
             f"the {what} is {'NaN' if math.isnan(value) else 'infinite'} in epoch {step.epoch + 1}, batch "
             f"{step.batch + 1} of {trainer.num_training_batches} ({step})"
-            + f", after {self.skipped_in_a_row - 1} steps in a row left out" * (self.skipped_in_a_row > 1)
+            + f", after {self.skipped_in_a_row - 1} skipped steps in a row" * (self.skipped_in_a_row > 1)
             + ". Try a lower learning rate"
             + ", --trainer.gradient_clip_val 1" * (not trainer.gradient_clip_val)
             + ", --trainer.precision 32-true" * (trainer.precision not in ("32-true", "64-true"))
-            + ", --numerics.on_nan skip to leave such steps out" * (self.on_nan == "stop")
+            + ", --numerics.on_nan skip to skip such steps" * (self.on_nan == "stop")
             + f"; {kept}"
         )
 
-    def _keep(self, trainer: Trainer, step: Step, directory: Path, late: int) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "state.pt").unlink(missing_ok=True)  # of a run that was resumed and came here again
-        (images, labels), loader = self._batch, trainer.train_dataloader
-        if step.batch != self._batch_index and isinstance(loader, BatchLoader):
-            images, labels = loader.batch(loader.order(step.epoch), step.epoch, step.batch)
-        torch.save({"images": images.cpu(), "labels": labels.cpu()}, directory / "batch.pt")
-        model, bad = trainer.lightning_module, []
-        if not late:
-            torch.save({name: value.cpu() for name, value in model.state_dict().items()}, directory / "state.pt")
-            bad = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        facts = step._asdict() | {"steps_since": late, "precision": str(trainer.precision), "bad_gradients": bad}
-        for name in ("loss", "gradient_norm"):
-            facts[name] = facts[name] if math.isfinite(facts[name]) else str(facts[name])  # JSON has no NaN
-        (directory / "facts.json").write_text(json.dumps(facts, indent=2) + "\n")
 
-    def _restore_buffers(self) -> None:
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._buffers_before)
-
-
-def _leave_out(optimizer: Optimizer, with_scaler: bool) -> None:
-    """Makes the coming step of the optimizer do nothing: what has no gradient is not touched, nor is its state."""
+def _skip(optimizer: Optimizer, with_scaler: bool) -> None:
+    """Skips the next optimizer step by clearing the gradients."""
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
         if with_scaler and optimizer.defaults.get("fused") and parameter.grad is not None:
-            parameter.grad.fill_(math.inf)  # the scaler only now looks for infinite ones, and there must be some
+            parameter.grad.fill_(math.inf)  # here the scaler skips the step, and it looks for infinite gradients
         else:
             parameter.grad = None
 
@@ -204,15 +177,12 @@ def _scaler(trainer: Trainer) -> Any:
 
 def explain_out_of_memory(error: torch.OutOfMemoryError, batch_size: int) -> str:
     """What a CUDA out of memory error means to the user, and what to try."""
-    peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-    known = [f"{peak:.2f} GiB in use at the peak"] * (peak > 0)
-    for name, pattern in {"more wanted": "allocate", "in all": "capacity of", "free": "of which"}.items():
-        known += [f"{size} {name}" for size in re.findall(rf"{pattern} ([\d.]+ \w+)", str(error))[:1]]
+    sizes = str(error).partition(" Including")[0].removeprefix("CUDA out of memory. ")
     half = (
         f"--data.batch_size {batch_size // 2} with twice the --trainer.accumulate_grad_batches (the same {batch_size} "
         "images an update), "
     )
     return (
-        f"the GPU has no memory left with data.batch_size {batch_size} ({', '.join(known) or 'no sizes known'}). "
-        f"Try {half * (batch_size > 1)}--trainer.precision 16-mixed or bf16-mixed, or smaller images"
+        f"the GPU has no memory left with data.batch_size {batch_size}. Try {half * (batch_size > 1)}"
+        f"--trainer.precision 16-mixed or bf16-mixed, or smaller images. PyTorch says: {sizes}"
     )

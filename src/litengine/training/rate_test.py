@@ -14,7 +14,7 @@ BROKEN = 4.0  # a loss this many times the lowest ends the test
 
 @dataclass
 class Curve:
-    """Loss against learning rate: one entry for each step, with rising rates."""
+    """Loss against learning rate: an entry for each step, with rising rates."""
 
     rates: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)  # smoothed
@@ -33,14 +33,14 @@ class Curve:
 
 
 class RateRangeTest(Callback):
-    """Raises the learning rate from `lowest` to `highest` by the same factor at every step, and records the loss.
+    """Raises the learning rate by the same factor at every step, in place of the model's schedule, and records the
+    loss. It ends early if the loss diverges. Source: Smith, "Cyclical Learning Rates for Training Neural Networks"
+    (2017).
 
     Lightning's finder gives all parameter groups one rate. Here each group keeps its ratio to the first one, so that
-    Muon and its SGD groups are tested as they are trained. Source: Smith, "Cyclical Learning Rates for Training Neural
-    Networks" (2017).
+    Muon and its SGD groups are tested as they are trained.
 
     Args:
-        steps: number of training steps; the test ends early if the loss diverges.
         lowest, highest: learning rate of the first parameter group.
     """
 
@@ -55,8 +55,10 @@ class RateRangeTest(Callback):
         self.lowest = lowest
         self.highest = highest
         self.curve = Curve()
-        self._ratios: list[float] = []
         self._mean = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        pl_module.lr_scheduler = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]
@@ -69,9 +71,7 @@ class RateRangeTest(Callback):
             group["lr"] = rate * ratio
         self._rate = rate
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
         self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
         smoothed = self._mean / (1 - SMOOTHING ** (len(self.curve.rates) + 1))
@@ -90,19 +90,13 @@ def draw(curve: Curve, name: str, path: Path) -> None:
     axes = figure.add_subplot()
     axes.plot(curve.rates, curve.losses)
     if curve.steepest is not None:
-        place = curve.rates.index(curve.steepest)
-        axes.plot(curve.steepest, curve.losses[place], "o", color="tab:red", label=f"steepest: {curve.steepest:.2g}")
+        loss = curve.losses[curve.rates.index(curve.steepest)]
+        axes.plot(curve.steepest, loss, "o", color="tab:red", label=f"steepest: {curve.steepest:.2g}")
         axes.legend()
-    axes.set(
-        xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)", title=f"{name}: loss against rate"
-    )
+    axes.set(xscale="log", xlabel="learning rate", ylabel="training loss (smoothed)")
+    axes.set_title(f"{name}: loss against rate")
     axes.grid(alpha=0.3)
     figure.savefig(path)
-
-
-def fix_schedule(model: Any) -> None:
-    """Takes the schedule out: the test sets the rate itself."""
-    model.lr_scheduler = None
 
 
 def largest_batch(trainer: Trainer, model: LightningModule, data: Any, start: int, most: int) -> int:

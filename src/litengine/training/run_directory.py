@@ -29,15 +29,15 @@ _made: set[Path] = set()
 def new_run_dir(
     root: str | Path, name: str, settings: dict[str, Any] | None = None, given: str | Path | None = None
 ) -> Path:
-    """Makes `root/name/<time>/`, absolute; a second run of the same second gets a `-1`. Of several processes the first
-    makes it, for all.
+    """Makes `root/name/<time>/`, absolute; a second run of the same second gets a `-1`. With several processes, the
+    first one makes it for all.
 
     Args:
         settings: the config of a fit. It is written at once, so that a fit that is killed at any time can be resumed.
         given: the directory to use instead.
 
     Raises:
-        ValueError: for a name that cannot be one folder, or if `given` holds a run.
+        ValueError: for a name that cannot be the name of one folder, or if `given` holds a run.
     """
     from litengine.training.launch import agree  # imports torch
 
@@ -45,7 +45,9 @@ def new_run_dir(
 
 
 def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, given: str | Path | None) -> Path:
-    if given is not None:
+    if given is None:
+        directory = _new_folder(Path(root).absolute() / checked_name(name))
+    else:
         directory = Path(given).absolute()
         if read_state(directory) is not None:
             raise ValueError(
@@ -53,8 +55,6 @@ def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, 
                 f"by --resume {given}"
             )
         directory.mkdir(parents=True, exist_ok=True)
-    else:
-        directory = _new_folder(Path(root).absolute() / checked_name(name))
     if settings is not None:
         own(directory)
         _made.add(directory)
@@ -64,24 +64,19 @@ def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, 
 
 
 def _new_folder(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    moment = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    for attempt in range(1000):
+    moment, attempt = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 0
+    while True:
         directory = parent / (f"{moment}-{attempt}" if attempt else moment)
         with suppress(FileExistsError):
-            directory.mkdir()
+            directory.mkdir(parents=True)
             return directory
-    raise OSError(f"{parent} holds a thousand runs that started at {moment}: something makes runs in a loop")
+        attempt += 1
 
 
 def checked_name(name: str) -> str:
     """Raises ValueError for a name that cannot be the name of one folder."""
-    if (
-        name in ("", ".", "..")
-        or len(os.fsencode(name)) > LONGEST_NAME
-        or not name.isprintable()
-        or set(name) & {*"/\\"}
-    ):
+    fits = name not in ("", ".", "..") and len(os.fsencode(name)) <= LONGEST_NAME
+    if not fits or not name.isprintable() or set(name) & {*"/\\"}:
         raise ValueError(
             f"--name is {name!r}: choose a name of 1 to {LONGEST_NAME} printable characters, without / and \\"
         )
@@ -101,8 +96,8 @@ def discard(directory: Path) -> None:
 
 
 def own(directory: Path) -> bool:
-    """Makes this process the owner of a run directory, until `disown` or its end, however it ends. Returns False if
-    another process is."""
+    """Makes this process the owner of a run directory until `disown` or its end. Returns False if another process owns
+    it."""
     if directory in _owned or sys.platform == "win32":
         return True
     file = (directory / LOCK).open("a+")
@@ -156,14 +151,9 @@ def _content(directory: Path) -> dict[str, Any]:
 
 def runs_in(root: str | Path, name: str | None = None) -> list[Path]:
     """The run directories under `root`, oldest first, all or those of one name."""
-    found = []
-    for parent in [Path(root).absolute() / name] if name is not None else _folders(Path(root).absolute()):
-        found += [directory for directory in _folders(parent) if read_state(directory) is not None]
-    return sorted(found, key=lambda directory: (directory.name[:19], len(directory.name), directory.name))
-
-
-def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    found = [config.parent for config in Path(root).absolute().glob(f"*/*/{CONFIG}")]
+    chosen = [run for run in found if name is None or run.parent.name == name]
+    return sorted(chosen, key=lambda run: (run.name[:19], len(run.name), run.name))
 
 
 def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
@@ -176,27 +166,25 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
     Raises:
         ValueError: if there is no such run, or another process owns it.
     """
-    if wanted == "auto" and name is None:
-        raise ValueError("--resume auto needs to know which run: give it with --config or --name")
-    found = (
-        runs_in(root, name if wanted == "auto" else None) if wanted in ("last", "auto") else [Path(wanted).absolute()]
-    )
-    unfinished = [directory for directory in found if read_state(directory) != "finished"]
     if wanted == "auto":
-        return next((directory for directory in reversed(unfinished) if own(directory)), None)
-    if not found:
-        raise ValueError(f"there is no run to resume under {root} yet")
-    directory = (unfinished or found)[-1]
-    if read_state(directory) is None:
-        raise ValueError(f"{wanted} is no run directory: there are {_listing(runs_in(root)) or 'none yet'}")
+        if name is None:
+            raise ValueError("--resume auto needs to know which run: give it with --config or --name")
+        unfinished = [run for run in runs_in(root, name) if read_state(run) != "finished"]
+        return next((run for run in reversed(unfinished) if own(run)), None)
+    if wanted == "last":
+        runs = runs_in(root)
+        if not runs:
+            raise ValueError(f"there is no run to resume under {root} yet")
+        directory = ([run for run in runs if read_state(run) != "finished"] or runs)[-1]
+    else:
+        directory = Path(wanted).absolute()
+        if read_state(directory) is None:
+            there = [f"{relative(run)} ({read_state(run)})" for run in runs_in(root)[-5:]]
+            raise ValueError(f"{wanted} is no run directory: there are {', '.join(there) or 'none yet'}")
     if not own(directory):
         owner = (directory / LOCK).read_text() or "another one"
         raise ValueError(f"{relative(directory)} is in use by process {owner}: wait for its end, or resume another run")
     return directory
-
-
-def _listing(directories: list[Path]) -> str:
-    return ", ".join(f"{relative(directory)} ({read_state(directory)})" for directory in directories[-5:])
 
 
 def run_dir_of(checkpoint: str | Path) -> Path | None:

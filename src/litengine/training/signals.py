@@ -35,38 +35,25 @@ class StopOnSignal(Checkpoint):
         self._announced = False
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._listen()
-
-    def _listen(self) -> None:
         # In place of Lightning's handlers, which are set after `on_fit_start`: its SIGTERM may wait for ever for other
         # processes, and exits with 0; its SIGUSR1 (SLURM) saves in the middle of a batch, under a name of its own. Only
         # the main thread may set handlers.
         if not self._before and threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.on_sanity_check_start(trainer, pl_module)  # there may have been no sanity check
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (number := self._asked(trainer)) and can_resume_after(trainer, batch_idx):
-            self._save_and_leave(trainer, number)
+            self._leave(trainer, number, save=True)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, *args: Any) -> None:
         if self._received and not self._announced:
             print_line("stopping when this validation is over; the same signal again stops at once")
             self._announced = True
@@ -74,23 +61,20 @@ class StopOnSignal(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         in_mid_epoch = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.is_last_batch
         if in_mid_epoch and (number := self._asked(trainer)):
-            self._save_and_leave(trainer, number)
+            self._leave(trainer, number, save=True)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if number := self._asked(trainer):  # the end of the epoch before is saved
-            self._leave(trainer, number)
+        if number := self._asked(trainer):
+            self._leave(trainer, number, save=False)  # the end of the epoch before is saved
 
     def _asked(self, trainer: Trainer) -> int:
         """The signal that any process got, or 0: all must stop at the same batch."""
         return largest(self._received or 0, trainer.strategy.root_device)
 
-    def _save_and_leave(self, trainer: Trainer, number: int) -> None:
-        for callback in trainer.checkpoint_callbacks:
+    def _leave(self, trainer: Trainer, number: int, save: bool) -> None:
+        for callback in trainer.checkpoint_callbacks if save else ():
             if isinstance(callback, Checkpoints):
-                callback.save_last(trainer)
-        self._leave(trainer, number)
-
-    def _leave(self, trainer: Trainer, number: int) -> None:
+                callback.save(trainer)
         print_line(f"stopped; to go on: python main.py fit --resume last (or {relative(trainer.default_root_dir)})")
         # The agent counts runs that end with another code than 0 as failures, and ends after some of them.
         early_stopped = number == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ

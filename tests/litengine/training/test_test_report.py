@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers import FakeSource, trainer
+from lightning.pytorch.loggers import CSVLogger
 from project_for_tests import ImageClassifier, ImageData
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from torch import nn
@@ -22,7 +21,7 @@ from litengine.data.loader import BatchLoader
 from litengine.loggers import Wandb
 from litengine.report import page
 from litengine.training import WriteReport
-from litengine.training.test_report import in_order
+from litengine.training.test_report import gathered_rows
 
 REPORT = Path("report")
 
@@ -52,9 +51,14 @@ def measure(images: ImageData | None = None, **settings: Any) -> dict[str, float
     return metrics
 
 
-def predictions(folder: Path = REPORT) -> list[dict[str, str]]:
-    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+def predictions() -> list[dict[str, str]]:
+    with (REPORT / "predictions.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    monkeypatch.setattr(page, "render", lambda *_: "")
 
 
 def test_the_report_is_that_of_the_test():
@@ -91,7 +95,7 @@ def test_the_report_is_that_of_the_test():
 def test_the_terminal_and_the_page_say_it_too(capsys):
     Path("metrics.csv").write_text("epoch,step,train/loss,val/loss\n0,9,1.5,2.5\n")
     Path("config.yaml").write_text("name: the <settings> of the run ü\n", encoding="utf-8")
-    metrics = measure(data(Named))
+    metrics = measure(data(Named), logger=CSVLogger("."))  # which takes no pictures
     said = capsys.readouterr().out
     assert "test images: 48" in said and "most confused" in said and "report: report/index.html" in said
     for name in ("test/acc", "test/acc_top5", "test/loss", "test/ece", "test/f1"):
@@ -102,25 +106,23 @@ def test_the_terminal_and_the_page_say_it_too(capsys):
     assert f"{100 * metrics['test/acc']:.2f}" in html and "images/0, ü.png" in [row["image"] for row in predictions()]
 
 
-def test_of_few_classes_there_is_no_top5():
+@pytest.mark.usefixtures("no_page")
+def test_few_classes_have_no_top5():
     few = ImageData(FakeSource(), batch_size=4, val_fraction=0)
     assert "test/acc_top5" not in measure(few) and len(predictions()) == 15
 
 
+@pytest.mark.usefixtures("no_page")
 def test_part_of_the_images_is_reported_as_such():
     measure(limit_test_batches=2)
     places = [int(row["image"]) for row in predictions()]
     assert len(places) == 18 and places == sorted(set(places))  # in order, each once; the classes are mixed evenly
 
 
-def test_a_dry_run_says_its_numbers_and_writes_nothing(capsys):
+def test_a_dry_run_prints_its_numbers_and_writes_nothing(capsys):
     measure(fast_dev_run=True)
-    assert "test images: 9" in capsys.readouterr().out and not REPORT.exists()
-
-
-def test_no_images_no_report():
-    made = trainer(WriteReport(), limit_test_batches=0)
-    made.test(classifier(), data(), verbose=False)
+    assert "test images: 9" in capsys.readouterr().out
+    trainer(WriteReport(), limit_test_batches=0).test(classifier(), data(), verbose=False)
     assert not REPORT.exists()
 
 
@@ -128,17 +130,18 @@ def test_a_picture_that_fails_costs_neither_the_test_nor_its_numbers(monkeypatch
     def fail(*args):
         raise RuntimeError("no [pen]")
 
-    measure()
-    before = (REPORT / "index.html").read_bytes()
+    REPORT.mkdir()
+    (REPORT / "index.html").write_bytes(before := b"an earlier one")
     monkeypatch.setattr(page, "render", fail)
     metrics = measure(limit_test_batches=3)
     assert json.loads((REPORT / "metrics.json").read_text()) == pytest.approx(metrics)
     assert len(predictions()) == 27 and (REPORT / "per_class.csv").exists()
     said = capsys.readouterr().out
-    assert "the report has no pictures (RuntimeError: no [pen]); its numbers are in report" in said
+    assert "the page of the report (its numbers are in report) failed (RuntimeError: no [pen])" in said
     assert (REPORT / "index.html").read_bytes() == before and len(list(REPORT.iterdir())) == 4
 
 
+@pytest.mark.usefixtures("no_page")
 def test_nothing_is_fetched_from_the_device_before_the_end(monkeypatch):
     callback, fetched = WriteReport(), []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: fetched.append(1) or self)
@@ -160,33 +163,8 @@ def test_the_parts_of_several_processes_are_put_in_the_order_of_the_dataset(proc
         for number in range(len(loader)):
             chosen = torch.from_numpy(loader.chosen(loader.order(0), number))
             gathered.append((chosen, loader.batch(loader.order(0), 0, number)[1]))
-    indices, found = in_order(*map(torch.cat, zip(*gathered, strict=True)))
+    indices, found = gathered_rows(gathered, SimpleNamespace(world_size=1))
     assert indices.tolist() == list(range(50)) and torch.equal(found, labels)
-
-
-@pytest.mark.slow
-def test_two_processes_write_the_report_of_one():
-    one = measure()
-    here = Path(__file__)
-    Path("two.py").write_text(
-        f"""import sys
-sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2] / "support")!r}]
-from test_test_report import measure
-if __name__ == "__main__":
-    measure(devices=2, strategy="ddp", default_root_dir="two")
-"""
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    done = subprocess.run([sys.executable, "two.py"], env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("test images: 48") == 1
-    assert Path("two/report/per_class.csv").read_text() == (REPORT / "per_class.csv").read_text()
-    theirs = json.loads(Path("two/report/metrics.json").read_text())
-    ours, others = predictions(), predictions(Path("two/report"))
-    for row, other in zip(ours, others, strict=True):
-        assert float(row.pop("confidence")) == pytest.approx(float(other.pop("confidence")), abs=2e-6)
-    assert ours == others
-    assert theirs == pytest.approx(one, abs=1e-6)
 
 
 @pytest.fixture
@@ -228,10 +206,3 @@ def test_the_tracker_gets_tables_and_pictures(wandb_logger):
         assert ours[0] == theirs[0] and ours[4] == int(theirs[4])
         known = [(a, float(b)) for a, b in zip(ours[1:4], theirs[1:4], strict=True) if b]
         np.testing.assert_allclose(*zip(*known, strict=True), atol=1e-6)
-
-
-def test_a_logger_without_pictures_is_left_alone(capsys):
-    from lightning.pytorch.loggers import CSVLogger
-
-    measure(logger=CSVLogger("."))
-    assert "report: report/index.html" in capsys.readouterr().out

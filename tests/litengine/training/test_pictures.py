@@ -1,7 +1,8 @@
-"""The picture of the first batch is that batch, and making it changes nothing."""
+"""The picture of the first batch is that batch, making it changes nothing, and the curves are drawn."""
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,15 +15,16 @@ from project_for_tests import ImageClassifier, ImageData, RandomCrop, RandomFlip
 from torch import nn
 
 from litengine.report import pictures
-from litengine.training import BatchPicture, Checkpoints
+from litengine.training import BatchPicture, Checkpoints, DrawCurves
 from litengine.training.exact_resume import random_state
+from litengine.training.pictures import stacked
 
 PICTURE = Path("augmented_batch.png")
 
 
-def classifier() -> ImageClassifier:
+def classifier(channels: int = 3) -> ImageClassifier:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 3))
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * 8 * 8, 3))
     return ImageClassifier(network, lr_scheduler=None)
 
 
@@ -104,9 +106,39 @@ def test_a_picture_that_cannot_be_written_does_not_stop_the_fit(capsys):
     assert [path.name for path in Path(".").iterdir() if path.name.startswith(".")] == []
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 8), (5, 8, 8)])
-def test_images_of_any_number_of_channels_are_shown(shape):
-    torch.manual_seed(0)
-    model = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * 64, 3)), lr_scheduler=None)
-    fit(model, data(shape=shape), BatchPicture(), epochs=1)
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_any_number_of_channels_are_shown(channels):
+    fit(classifier(channels), data(shape=(channels, 8, 8)), BatchPicture(), epochs=1)
     assert Image.open(PICTURE).size == (8 * 102 + 6, 4 * 114 + 6)
+
+
+def rows(epochs: int) -> list[dict[str, str]]:
+    table = []
+    for epoch in range(epochs):
+        values = {"train/loss": 1 / (epoch + 1), "val/loss": 1.0, "train/acc": 0.5, "val/acc": 0.4, "lr": 0.1}
+        table.append({"epoch": str(epoch), "step": str(10 * epoch + 9), **{k: str(v) for k, v in values.items()}})
+    return table
+
+
+def test_three_curves_with_title_and_labels_stand_one_below_the_other(monkeypatch):
+    figures, png = [], pictures.png
+    monkeypatch.setattr(pictures, "png", lambda figure, dpi: figures.append(figure) or png(figure, dpi))
+    sheet = Image.open(io.BytesIO(stacked(rows(3))))
+    assert sheet.height == sum(round(110 * figure.get_figheight()) for figure in figures) and sheet.width > 400
+    assert len(sheet.convert("L").getcolors()) > 20  # something is drawn
+    words = [
+        (axes.get_title(loc="right"), axes.get_xlabel(), axes.get_ylabel()) for (axes,) in (f.axes for f in figures)
+    ]
+    assert words == [
+        ("Loss", "epoch", "loss"), ("Accuracy", "epoch", "accuracy"), ("Learning rate", "epoch", "learning rate"),
+    ]  # fmt: skip
+    assert stacked(rows(0)) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"epoch,step\n0", b"\xff\xfe\x00", None])
+def test_a_damaged_table_does_not_stop_the_run(content, tmp_path):
+    if content is not None:
+        (tmp_path / "metrics.csv").write_bytes(content)
+    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True, current_epoch=1)
+    DrawCurves().on_fit_end(trainer, None)
+    assert not (tmp_path / "curves.png").exists()
