@@ -107,12 +107,8 @@ def best_checkpoint(run_dir: Path) -> Path:
 
 
 def take_lock(path: Path) -> int | None:
-    """Locks a file; makes the file and its folder if needed.
-
-    Returns:
-        The file descriptor, or None if another process has the lock. The lock lasts until the descriptor is closed here
-        and in every process that inherited it, also if they are killed.
-    """
+    """Locks a file, which is made if needed. Returns its descriptor, or None if another process has the lock. It lasts
+    until the descriptor is closed here and in every process that inherited it, also if they are killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -34,15 +34,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(args: list[str]) -> argparse.Namespace:
-    """Parses the command line without the verb.
-
-    Returns:
-        The options below, exactly one of `folds`, `seeds` and `space` among them, and `fit`: the options of fit in
-        their order.
-
-    Raises:
-        ValueError: for options that are wrong, missing, or exclude each other.
-    """
+    """Parses the command line without the verb. Exactly one of `folds`, `seeds` and `space` is given; `fit` holds the
+    options of fit in their order. Raises a ValueError for options that are wrong, missing, or exclude each other."""
     parser = Parser(
         prog="main.py study",
         usage="main.py study --config CONFIG (--folds N | --seeds A..B | --space FILE --trials N) [options of fit]",

@@ -18,13 +18,12 @@ NOTES = {
     "folds": "The folds share most of their training images: the interval is a guide and rather too narrow.",
     "seeds": "The split is the same in all runs: the interval says nothing about other images.",
 }
+Summary = dict[str, float]  # mean, std, low, high
 
 
 def repeat(options: Namespace) -> int | None:
-    """Trains the folds or seeds that are not finished yet, and writes and prints the results of all.
-
-    Returns:
-        The signal that stopped the study; None if all runs are done.
+    """Trains the folds or seeds that are not finished yet, and writes and prints the results of all. Returns the signal
+    that stopped it.
 
     Raises:
         ValueError: if fit refuses the settings, the study in this directory has other settings, or a run fails.
@@ -126,12 +125,11 @@ def _report(directory: Path, results: dict[str, Result], metrics: list[str], kin
     print_text(f"written: {', '.join(relative(directory / name) for name in written)}")
 
 
-def _draw(path: Path, runs: list[str], values: dict[str, list[float]], summaries: dict[str, dict[str, float]]) -> None:
+def _draw(path: Path, runs: list[str], values: dict[str, list[float]], summaries: dict[str, Summary]) -> None:
     """One plot per metric: a point per run, and the mean with its 95 % interval."""
     from matplotlib.figure import Figure
 
-    size = (max(6.4, min(12, 1.6 + 0.35 * len(runs))), 2.4 * max(1, len(summaries)))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=(max(6.4, min(12, 0.5 * len(runs))), 2.4 * max(1, len(summaries))), layout="constrained")
     for index, (metric, summary) in enumerate(summaries.items(), start=1):
         axes = figure.add_subplot(len(summaries), 1, index)
         axes.plot(runs, values[metric], "o", label="runs")
@@ -145,10 +143,8 @@ def _draw(path: Path, runs: list[str], values: dict[str, list[float]], summaries
 
 
 def out_of_fold(runs: Sequence[Path]) -> str:
-    """The validation.csv of all folds as one table, with a column `fold`; empty if a run has none.
-
-    It holds the prediction of each training image by the network that was not trained on it.
-    """
+    """The validation.csv of all folds as one table, with a column `fold`: the prediction of each training image by the
+    network that was not trained on it. Empty if a run has none."""
     lines: list[str] = []
     for fold, run in enumerate(runs):
         path = run / VALIDATION
@@ -160,7 +156,7 @@ def out_of_fold(runs: Sequence[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def summarize(values: Sequence[float]) -> dict[str, float]:
+def summarize(values: Sequence[float]) -> Summary:
     """The `mean` of one or more values. Of several also `std`, the sample standard deviation (n - 1), and `low` and
     `high`, the 95 % interval of the mean by Student's t."""
     from scipy import stats

@@ -34,10 +34,7 @@ SURPLUS = "surplus"  # marks a trial beyond --trials, made when two machines ask
 
 
 def search(options: Namespace) -> int | None:
-    """Runs the trials that are left, and writes and prints the results of all.
-
-    Returns:
-        The signal that stopped the study; None if all trials are done.
+    """Runs the trials that are left, and writes and prints the results of all. Returns the signal that stopped it.
 
     Raises:
         ValueError: if fit refuses the settings, the search that was begun has other settings, the storage cannot be
@@ -70,10 +67,8 @@ def search(options: Namespace) -> int | None:
 
 
 class TrialRun(Child):
-    """The run of a trial, which reports each epoch to Optuna and stops if the pruner says so.
-
-    `owner` is a lock of the study process that works on it; `reported` are the epochs that Optuna knows, from 0.
-    """
+    """The run of a trial, which reports each epoch to Optuna and stops if the pruner says so. `owner` is a lock of the
+    study process that works on it; `reported` are the epochs that Optuna knows, from 0."""
 
     def __init__(self, folder: Path, fit: list[str], metric: str, trial: Trial, owner: int, reported: set[int]) -> None:
         super().__init__(folder, fit)
@@ -96,11 +91,8 @@ class TrialRun(Child):
 
 
 class Search:
-    """Trials of a search, kept in a storage that several machines may share.
-
-    A trial of a study that was stopped or killed stays `running` in the storage; the next study in the same directory
-    resumes it.
-    """
+    """Trials of a search, kept in a storage that several machines may share. A trial that was stopped or killed stays
+    `running` in the storage, until the next study in the same directory resumes it."""
 
     def __init__(self, space: Space, directory: Path, url: str, options: Namespace, settings: dict[str, Any]) -> None:
         self.space = space

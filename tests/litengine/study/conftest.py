@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from litengine import project
 from litengine.study import run_verb, workers
 
+# The trials of a search need not outlive the machine
+event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
 COMMAND = [sys.executable, str(Path(__file__).with_name("fake_fit.py"))]
 
 

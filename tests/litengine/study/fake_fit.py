@@ -98,12 +98,15 @@ def test(directory: Path) -> None:
 
 
 def study(args: list[str]) -> None:
+    from sqlalchemy import Engine, event
+
     from litengine import project
     from litengine.study import run_verb, workers
 
     project.command = lambda: [sys.executable, __file__]
     workers.shares = lambda number: [{}] * number  # would import torch
     workers.INTERVAL = 0.02
+    event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
     run_verb(args)
 
 

@@ -30,7 +30,10 @@ def test_other_options_go_to_fit_in_their_order(given, test):
         (["--folds", "1"], "--folds: '1': give a whole number of 2 or more"),
         (["--space", "s.yaml", "--trials", "x"], "--trials: 'x': give a whole number of 1 or more"),
         (["--folds", "5", "--workers", "0"], "--workers: '0': give a whole number of 1 or more"),
-        *((["--seeds", given], f"--seeds: '{given}': give different numbers") for given in ("4..0", "1,", "0-4", "1,1")),
+        *(
+            (["--seeds", given], f"--seeds: '{given}': give different numbers")
+            for given in ("4..0", "1,", "0-4", "1,1")
+        ),
         (["--seeds=-1"], "--seeds: '-1': give different numbers of 0 or more, as in 0..4 or 0,3,7"),
         (["--folds", "5", "--trials", "20"], "--trials and --storage belong to a search"),
         (["--seeds", "0..4", "--storage", "sqlite:///a.db"], "--trials and --storage belong to a search"),
@@ -56,7 +59,9 @@ def test_wrong_options_are_refused(args, words):
 )
 def test_a_study_is_named_after_the_first_config_and_what_it_varies(args, name):
     settings = {"data": {"source": {"class_path": "litengine.data.Digits"}}}
-    assert directory_of(parse(["--folds", "2", "--runs", "here", *args]), settings, "what") == Path.cwd() / "here" / name
+    assert (
+        directory_of(parse(["--folds", "2", "--runs", "here", *args]), settings, "what") == Path.cwd() / "here" / name
+    )
 
 
 def recorded(folds=3, widths=(8, 16), **trainer):

@@ -69,11 +69,11 @@ def test_a_search_finds_the_best_and_prints_how_to_train_it(study, capsys):
 
 def test_the_seed_decides_the_trials_also_of_a_search_in_parts(study, capsys):
     """Trial n is a function of the seed, n and those before: so no restart tries the first settings again."""
-    study(*SEARCH, "--trials", "5")
+    study(*SEARCH, "--trials", "4")
     study(*SEARCH[:2], "--name", "parts", "--trials", "2")
-    study(*SEARCH[:2], "--name", "parts", "--trials", "5")
-    assert rows("runs/parts") == rows(HOME) and trained("runs/parts") == names(5)
-    assert "2 of 5 trials are done already" in capsys.readouterr().out
+    study(*SEARCH[:2], "--name", "parts", "--trials", "4")
+    assert rows("runs/parts") == rows(HOME) and trained("runs/parts") == names(4)
+    assert "2 of 4 trials are done already" in capsys.readouterr().out
     study(*SEARCH[:2], "--name", "other", "--trials", "2", "--seed_everything", "1")
     assert not {row["model.x"] for row in rows("runs/other")} & {row["model.x"] for row in rows(HOME)}
 
@@ -81,7 +81,7 @@ def test_the_seed_decides_the_trials_also_of_a_search_in_parts(study, capsys):
 @pytest.mark.parametrize("url", ["sqlite:///shared.db", "journal:shared.log"])
 def test_machines_that_share_a_storage_run_each_trial_once(url, program, study):
     """Two programs with directories of their own stand for two machines."""
-    command = [*SEARCH, "--trials", "5", "--storage", url, "--model.pause", "0.2", "--workers", "2"]
+    command = [*SEARCH, "--trials", "5", "--storage", url, "--model.pause", "0.1", "--workers", "2"]
     programs = [program(*command, "--runs", runs) for runs in ("one", "two")]
     for each in programs:
         printed, _ = each.communicate(timeout=120)
