@@ -129,7 +129,7 @@ def from_files(folder: str, content: dict[str, Any], graph: Path, batch_size: in
     steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE)]
 
     def ours() -> None:
-        predict(["best.ckpt"], [folder], output="predict.csv", batch_size=batch_size)
+        predict(["best.ckpt"], [folder], output="predict.csv", batch_size=batch_size, trust=["litcnn"])
 
     def plain() -> None:
         network = plain_network(content)
@@ -177,7 +177,7 @@ def main(given: list[str] | None = None) -> None:
             make_files(folder, QUICK if args.quick else 10_000)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             content = make_checkpoint()
-            graph = export("best.ckpt", output=str(Path(home, "best.onnx")))
+            graph = export("best.ckpt", output=str(Path(home, "best.onnx")), trust=["litcnn"])
         paths = find_images([folder])
         predictor = litcnn.load("best.ckpt")
         pixels = np.stack([predictor.prepare(path) for path in paths[:QUICK]])

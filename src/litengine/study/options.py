@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,8 +24,9 @@ All other options and configs are those of fit, and every run gets them (main.py
 The same command continues a study that was stopped. Results: runs/NAME/study.csv and study.png.
 """
 # Settings that may differ when a study continues: they do not change results
-FREE = ("name", "runs", "trust", "test_after_fit", "resume", "ckpt_path")
-FREE_OF_TRAINER = ("accelerator", "devices", "num_nodes", "strategy", "logger")
+FREE = re.compile(
+    r"settings\.(name|runs|trust|test_after_fit|resume|ckpt_path|trainer\.(accelerator|devices|num_nodes|strategy|logger))\b"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,20 +46,23 @@ def parse(args: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     varied = parser.add_mutually_exclusive_group(required=True)
-    varied.add_argument("--folds", type=at_least(2), metavar="N", help="Cross-validation with N folds.")
+    varied.add_argument("--folds", type=int, metavar="N", help="Cross-validation with N folds.")
     varied.add_argument("--seeds", type=parse_seeds, metavar="A..B", help="One run per seed: 0..4, or 0,3,7.")
     varied.add_argument("--space", metavar="FILE", help="Search: the settings to try, such as configs/sweep.yaml.")
     add = parser.add_argument
-    add("--trials", type=at_least(1), metavar="N", help="Runs of the search, finished ones included.")
+    add("--trials", type=int, metavar="N", help="Runs of the search, finished ones included.")
     storage = "Shares a search between machines: sqlite:///FILE, postgresql://…, or journal:FILE on a network disk."
     add("--storage", metavar="URL", help=f"{storage} Default: optuna.db in the study's directory.")
-    add("--workers", type=at_least(1), default=1, metavar="N", help="Runs at the same time (1).")
+    add("--workers", type=int, default=1, metavar="N", help="Runs at the same time (1).")
     add("--name", help="Name of the study; by default made from the config's name.")
     add("--runs", default="runs", metavar="DIR", help="Folder of all run directories (runs).")
     test = "Also test: every run with folds and seeds, only the best trial of a search (false)."
     add("--test", nargs="?", type=yaml.safe_load, choices=(True, False), const=True, default=False, help=test)
     options, fit = parser.parse_known_args(args)
     options.fit = fit
+    for name, least in {"folds": 2, "trials": 1, "workers": 1}.items():
+        if (number := getattr(options, name)) is not None and number < least:
+            raise ValueError(f"--{name} is {number}: give a whole number of {least} or more")
     if options.space is None and (options.trials or options.storage):
         raise ValueError("--trials and --storage belong to a search: add --space configs/sweep.yaml, or leave them out")
     own = {"resume", "ckpt_path", "print_config", "test_after_fit", "trainer.default_root_dir"}
@@ -88,15 +92,6 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    def whole_number(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of {least} or more")
-        return int(text)
-
-    return whole_number
-
-
 def resolve(fit: list[str]) -> dict[str, Any]:
     """All settings that the options `fit` give, as `fit --print_config` prints them; a ValueError if fit refuses."""
     command = [*project.command(), "fit", *fit, "--print_config"]
@@ -117,21 +112,13 @@ def directory_of(options: argparse.Namespace, settings: dict[str, Any], varied: 
     return Path(options.runs).absolute() / (options.name or f"{base}-{varied}")
 
 
-def recordable(varied: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that must stay the same when a study continues, as plain JSON data."""
-    kept = {key: value for key, value in settings.items() if key not in FREE}
-    kept["trainer"] = {key: value for key, value in settings["trainer"].items() if key not in FREE_OF_TRAINER}
-    plain: dict[str, Any] = json.loads(json.dumps({**varied, "settings": kept}))
-    return plain
-
-
 def check_same(before: dict[str, Any], now: dict[str, Any], where: str) -> None:
-    """Raises a ValueError that names the first differences of two records."""
+    """Compares two records, `settings` and what is varied. Raises a ValueError that names the first differences."""
     old, new = dict(_flat(before)), dict(_flat(now))
     changes = [
         f"{key.removeprefix('settings.')} was {old.get(key, 'not set')}, is now {new.get(key, 'not set')}"
         for key in {**old, **new}
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not FREE.match(key)
     ]
     if changes:
         shown = ", ".join(changes[:4] + [f"and {len(changes) - 4} more"] * (len(changes) > 4))

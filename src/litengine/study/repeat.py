@@ -9,7 +9,7 @@ from pathlib import Path
 
 from litengine.files import link, relative, write_whole
 from litengine.study.child import Child, best_checkpoint
-from litengine.study.options import check_same, directory_of, recordable, resolve
+from litengine.study.options import check_same, directory_of, resolve
 from litengine.study.results import Result, Row, print_table, print_text, read_result, write_csv
 from litengine.study.workers import run_all
 from litengine.training.run_directory import VALIDATION
@@ -38,7 +38,7 @@ def repeat(options: Namespace) -> int | None:
     directory = directory_of(options, settings, varied)
     if options.seeds:
         settings["seed_everything"] = None  # more seeds may be added later
-    _record(directory, recordable({kind: options.folds or "any"}, settings))
+    _record(directory, {kind: options.folds or "any", "settings": settings})
     children = [Child(directory / name, [*options.fit, *own], options.test) for name, own in runs.items()]
     monitor = settings["checkpoints"]["monitor"]
     metrics = [*dict.fromkeys(["val/acc", monitor, "test/acc"])]

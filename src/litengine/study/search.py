@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from litengine.files import link, relative
 from litengine.study.child import Child, take_lock
-from litengine.study.options import check_same, directory_of, option_names, recordable, resolve
+from litengine.study.options import check_same, directory_of, option_names, resolve
 from litengine.study.repeat import train
 from litengine.study.results import print_text, read_epochs, read_result
 from litengine.study.search_report import best_first, report, run_of
@@ -111,7 +111,7 @@ class Search:
             pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=max(1, epochs // 4)),
             load_if_exists=True,
         )
-        now = recordable({"space": space.record()}, settings)
+        now = {"space": space.record(), "settings": settings}
         check_same(self.study.user_attrs.get("recorded", now), now, f"the storage of {directory.name}")
         self.study.set_user_attr("recorded", now)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from litengine.study.options import check_same, directory_of, parse, recordable
+from litengine.study.options import check_same, directory_of, parse
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,9 @@ def test_other_options_go_to_fit_in_their_order(given, test):
     [
         ([], "one of the arguments --folds --seeds --space is required"),
         (["--folds", "5", "--seeds", "0..4"], "--seeds: not allowed with argument --folds"),
-        (["--folds", "1"], "--folds: '1': give a whole number of 2 or more"),
-        (["--space", "s.yaml", "--trials", "x"], "--trials: 'x': give a whole number of 1 or more"),
-        (["--folds", "5", "--workers", "0"], "--workers: '0': give a whole number of 1 or more"),
+        (["--folds", "1"], "--folds is 1: give a whole number of 2 or more"),
+        (["--space", "s.yaml", "--trials", "x"], "--trials: invalid int value: 'x'"),
+        (["--folds", "5", "--workers", "0"], "--workers is 0: give a whole number of 1 or more"),
         *(
             (["--seeds", given], f"--seeds: '{given}': give different numbers")
             for given in ("4..0", "1,", "0-4", "1,1")
@@ -66,7 +66,7 @@ def test_a_study_is_named_after_the_first_config_and_what_it_varies(args, name):
 
 def recorded(folds=3, widths=(8, 16), **trainer):
     settings = {"model": {"widths": widths}, "trainer": {"max_epochs": 4, "logger": False, **trainer}, "runs": "x"}
-    return recordable({"folds": folds}, settings)
+    return {"folds": folds, "settings": settings}
 
 
 @pytest.mark.parametrize(
