@@ -33,7 +33,7 @@ LONGER = [*PROGRAM, "study", *TINY, "--folds", "3", "--trainer.max_epochs=3", "-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("uninterrupted")
-    subprocess.run(LONGER, cwd=home, check=True, capture_output=True, timeout=280)
+    subprocess.run(LONGER, cwd=home, check=True, capture_output=True, timeout=580)
     return home / "runs/digits-3-folds"
 
 
@@ -45,12 +45,13 @@ def test_an_interrupted_study_ends_with_the_same_numbers_and_weights(
 ) -> None:
     program = subprocess.Popen(LONGER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     directory = tmp_path / "runs/digits-3-folds"
-    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob("fold-1/*/metrics.csv")))
+    second = "fold-1/*/metrics.csv"
+    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob(second)), 500)
     kill_with_children(program.pid) if injury == "SIGKILL" else program.send_signal(getattr(signal, injury.split()[0]))
-    printed, _ = program.communicate(timeout=100)
+    printed, _ = program.communicate(timeout=200)
     assert program.returncode == (143 if injury == "SIGTERM" else -9), printed
     assert not (directory / "study.csv").exists()
-    subprocess.run(LONGER, check=True, capture_output=True, timeout=280)
+    subprocess.run(LONGER, check=True, capture_output=True, timeout=580)
     assert rows(directory) == rows(uninterrupted)
     for fold in ("fold-0", "fold-1", "fold-2"):
         (run,), (expected,) = (list(study.glob(f"{fold}/*/metrics.csv")) for study in (directory, uninterrupted))
@@ -75,7 +76,7 @@ def test_every_fold_validates_on_other_images_and_the_table_has_what_validate_me
 
 
 SPY = """
-from litcnn.data import Digits
+from litengine.data import Digits
 
 class Spy(Digits):
     def load(self, split):
@@ -201,7 +202,7 @@ def test_a_fit_of_an_agent_is_the_run_that_the_agent_chose(tmp_path: Path, monke
     args, variables = started({"model.lr_scheduler.init_args.max_lr": 0.001, "data.batch_size": 32}, monkeypatch)
     command = [*PROGRAM, *args, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
     subprocess.run(command, env={**variables, "WANDB_MODE": "offline"}, check=True, capture_output=True, timeout=200)
-    (recorded,) = find(next(tmp_path.glob("runs/digits/*")))
+    (recorded,) = find(tmp_path)  # the agent sets WANDB_DIR
     file = WandbFile(recorded)
     assert file.id == "abcd1234" and file.config["model.lr_scheduler.init_args.max_lr"] == 0.001
     assert {record.run.sweep_id for record in file.records if record.WhichOneof("record_type") == "run"} == {"sweep123"}
