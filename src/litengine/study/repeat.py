@@ -38,7 +38,11 @@ def repeat(options: Namespace) -> int | None:
     directory = directory_of(options, settings, varied)
     if options.seeds:
         settings["seed_everything"] = None  # more seeds may be added later
-    _record(directory, {kind: options.folds or "any", "settings": settings})
+    recorded, now = directory / "study.json", {kind: options.folds or "any", "settings": settings}
+    if recorded.is_file():
+        check_same(json.loads(recorded.read_bytes()), now, relative(directory))
+    else:
+        write_whole(recorded, json.dumps(now, indent=1) + "\n")
     children = [Child(directory / name, [*options.fit, *own], options.test) for name, own in runs.items()]
     monitor = settings["checkpoints"]["monitor"]
     metrics = [*dict.fromkeys(["val/acc", monitor, "test/acc"])]
@@ -70,18 +74,6 @@ def train(children: list[Child], workers: int, metrics: list[str]) -> int | None
     if failed:
         raise ValueError(f"{failed[0].name} failed: {failed[0].why()}")
     return stopped_by
-
-
-def _record(directory: Path, now: dict[str, object]) -> None:
-    """Writes `study.json`; if it exists, raises a ValueError unless it has the same settings."""
-    path = directory / "study.json"
-    if not path.is_file():
-        write_whole(path, json.dumps(now, indent=1) + "\n")
-    try:
-        before = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{relative(path)} is damaged ({error}): choose another --name") from error
-    check_same(before, now, relative(directory))
 
 
 def _link_best(results: list[Result], monitor: str) -> None:

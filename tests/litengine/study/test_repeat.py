@@ -111,16 +111,13 @@ def test_a_failed_run_stops_the_study_and_is_explained(study):
     assert not Path("runs/s/seed-2").exists() and not Path("runs/s/study.csv").exists()
 
 
-def test_wrong_other_and_damaged_settings_are_refused_before_training(study):
+def test_wrong_and_other_settings_are_refused_before_training(study):
     with pytest.raises(ValueError, match=r"^unknown option --model.nothing$"):
         study(*FOLDS, "--model.nothing", "3")
     assert not Path("runs").exists()
     study("--seeds", "0", "--model.x", "0.4")
     with pytest.raises(ValueError, match=r"runs/digits-seeds holds .* model.x was 0.4, is now 0.3; .*another --name"):
         study("--seeds", "0", "--model.x", "0.3")
-    Path("runs/digits-seeds/study.json").write_text('{"seeds": ')
-    with pytest.raises(ValueError, match="runs/digits-seeds/study.json is damaged"):
-        study("--seeds", "0", "--model.x", "0.4")
 
 
 @pytest.mark.parametrize("number", [2, 3, 5, 30])
