@@ -28,19 +28,16 @@ def test_other_options_go_to_fit_in_their_order(given, test):
         ([], "one of the arguments --folds --seeds --space is required"),
         (["--folds", "5", "--seeds", "0..4"], "--seeds: not allowed with argument --folds"),
         (["--folds", "1"], "--folds is 1: give a whole number of 2 or more"),
-        (["--space", "s.yaml", "--trials", "x"], "--trials: invalid int value: 'x'"),
         (["--folds", "5", "--workers", "0"], "--workers is 0: give a whole number of 1 or more"),
         *(
             (["--seeds", given], f"--seeds: '{given}': give different numbers")
-            for given in ("4..0", "1,", "0-4", "1,1")
+            for given in ("4..0", "1,", "0-4", "1,1", "x")
         ),
-        (["--seeds=-1"], "--seeds: '-1': give different numbers of 0 or more, as in 0..4 or 0,3,7"),
         (["--folds", "5", "--trials", "20"], "--trials and --storage belong to a search"),
         (["--seeds", "0..4", "--storage", "sqlite:///a.db"], "--trials and --storage belong to a search"),
         (["--folds", "5", "--data.fold", "2"], "--data.fold is no option of this study"),
         (["--seeds", "0..4", "--seed_everything=3"], "--seed_everything is no option of this study"),
         (["--folds", "5", "--resume", "last"], "--resume is no option of this study"),
-        (["--folds", "5", "--test", "maybe"], "--test: invalid choice: 'maybe'"),
     ],
 )
 def test_wrong_options_are_refused(args, words):
