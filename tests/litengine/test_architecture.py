@@ -26,7 +26,7 @@ SLOW = {
 }
 # These modules do nothing else, so they import them at once; others import these modules inside functions
 SLOW_FILES = {
-    *("report/page.py", "report/pictures.py", "report/tracker.py", "study/pictures.py"),
+    *("report/page.py", "report/pictures.py", "report/tracker.py"),
     *("study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
 }
 ELSEWHERE = {"module", "datamodule", "normalize", "terminal"}  # tested where they are used
