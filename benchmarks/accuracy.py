@@ -20,14 +20,14 @@ STARTED = time.perf_counter()
 
 import sys
 from collections.abc import Sequence
-from math import sqrt
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
 
 import torch
 from loop import TINY, Bare, Program, Timing, as_a_user_sees_it, device, run
 from machine import ROOT, absolute, arguments, describe, middle, publish, ratio
-from scipy.stats import t as student
+
+from litengine.study.repeat import summarize
 
 ARTICLE = ROOT / "configs/cnn.yaml"
 ARTICLE_STEPS = 50 * 352  # epochs of 45,000 images in batches of 128
@@ -36,12 +36,9 @@ PART = 60  # of them, that are measured on a CPU
 
 def accuracy(values: Sequence[float]) -> str:
     """Fractions in percent: the mean, the standard deviation of one run, and the 95 % interval of the mean."""
-    if len(values) == 1:
-        return f"**{values[0]:.2%}** (one seed)"
-    deviation = stdev(values)
-    around = student.ppf(0.975, len(values) - 1) * deviation / sqrt(len(values))
-    low, high = mean(values) - around, mean(values) + around
-    return f"**{mean(values):.2%}** ± {deviation:.2%} ({len(values)} seeds; 95 % interval {low:.2%} to {high:.2%})"
+    found = summarize(values)
+    spread = " ± {std:.2%} ({n} seeds; 95 % interval {low:.2%} to {high:.2%})" if len(values) > 1 else " (one seed)"
+    return f"**{found['mean']:.2%}**" + spread.format(n=len(values), **found)
 
 
 def table(fits: Sequence[Timing], articles: Sequence[Timing], bares: Sequence[Timing]) -> list[tuple[str, str, str]]:

@@ -6,7 +6,6 @@ everything else is as in a long one.
 
 import csv
 import os
-import platform
 import random
 import re
 import runpy
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,7 +150,6 @@ class Case:
         self.start("--resume", "last")
         code = self.end()
         self.must(code == 0, f"resuming fails with {code}")
-
         self.compare()
 
     def leave_alone(self) -> Whole:
@@ -173,16 +170,3 @@ class Case:
         for process in self.processes:
             process.kill()
             process.wait()
-
-
-def machine() -> str:
-    """What was measured, and where."""
-    # the cores this process may run on can be fewer than there are
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    git = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout.strip() or "unknown"
-    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning", "wandb"))
-    return (
-        f"commit {commit}, {usable} of {os.cpu_count()} cores, {platform.system()}, CPU, "
-        f"Python {platform.python_version()}, {versions}"
-    )

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.model import Normalize
 from litengine.data import Arrays, BatchLoader, ImageFolder
+from litengine.normalize import Normalize
 
 WORKERS = 2
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -59,7 +59,7 @@ class Ours:
         augment = [RandomCrop(4), RandomFlip()]
         self.epoch = 0
         self.loader = BatchLoader(
-            arrays.images, arrays.labels, batch_size, shuffle=True, augment=augment, place=lambda: (self.epoch, 0)
+            arrays.images, arrays.labels, batch_size, shuffle=True, augment=augment, position=lambda: (self.epoch, 0)
         )
         self.normalize = Normalize()
         self.normalize.set(MEAN, STD)

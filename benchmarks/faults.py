@@ -5,7 +5,6 @@ python benchmarks/faults.py --quick                      # one run of each injur
 python benchmarks/faults.py --write docs/reliability.md  # puts the table into that page
 """
 
-import argparse
 import os
 import platform
 import random
@@ -23,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 from case import RECIPES, Case, Missed, Skipped, Whole
-from machine import describe, publish
+from machine import arguments, describe, publish
 from rich.console import Console
 from rich.progress import track
 
@@ -192,12 +191,10 @@ class Harness:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one run of each injury")
+    parser = arguments(__doc__)
     parser.add_argument("--only", default="", help="injuries whose name contains this")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the injuries")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
-    parser.add_argument("--write", type=Path, help="a Markdown page that gets the table")
     args = parser.parse_args()
 
     jobs = [
@@ -223,7 +220,7 @@ def main() -> None:
         runs = f"{len(done)}" if len(done) == len(results) else f"{len(done)} of {len(results)} could be done"
         rows.append((injury, runs, f"{done.count('')}", f"{len(done) - done.count('')}"))
     minutes = (time.monotonic() - started) / 60
-    facts = f"{describe()}; {minutes:.0f} minutes, seed {args.seed}, one thread a run."
+    facts = f"{describe(note=args.note)}; {minutes:.0f} minutes, seed {args.seed}, one thread a run."
     publish("faults.py", facts, ("injury", "runs", "survived exactly", "lost"), rows, args.write)
     sys.exit(any(any(results) for results in found.values()))
 

@@ -35,11 +35,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 import litcnn
+from litcnn.__main__ import main as litcnn_main
 from litcnn.networks import CNN
-from litengine.cli import main as litcnn_main
 from litengine.data.sources.find import find_images
 from litengine.export import export
 from litengine.inference.predict import predict
+from litengine.inference.predictor import Predictor
 
 WORKERS = 2
 SIZE = 32
@@ -116,7 +117,8 @@ def make_files(folder: str, count: int) -> None:
 def make_checkpoint() -> dict[str, Any]:
     """best.ckpt in the working directory, and its content."""
     configs = ["--config", str(ROOT / "configs/cnn.yaml"), "--config", str(ROOT / "configs/with/debug.yaml")]
-    litcnn_main(["fit", *configs, "--data.source", "litengine.data.Digits", "--trainer.precision", "32-true"])
+    source = ["--data.source", "litengine.data.Digits", "--trainer.precision", "32-true"]
+    litcnn_main(["fit", *configs, *source, "--checkpoints.link_best", "true"])
     content: dict[str, Any] = torch.load("best.ckpt", weights_only=True)
     return content
 
@@ -127,7 +129,7 @@ def from_files(folder: str, content: dict[str, Any], graph: Path, batch_size: in
     steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE)]
 
     def ours() -> None:
-        predict(["best.ckpt"], [folder], output="predict.csv", batch_size=batch_size)
+        predict(["best.ckpt"], [folder], output="predict.csv", batch_size=batch_size, trust=["litcnn"])
 
     def plain() -> None:
         network = plain_network(content)
@@ -144,7 +146,7 @@ def from_files(folder: str, content: dict[str, Any], graph: Path, batch_size: in
 
 
 def from_memory(
-    images: Tensor, predictor: litcnn.Predictor, content: dict[str, Any], graph: Path, batch_size: int
+    images: Tensor, predictor: Predictor, content: dict[str, Any], graph: Path, batch_size: int
 ) -> dict[str, Callable[[], float]]:
     network, run_graph = plain_network(content), onnx_network(graph)
     mean, std = (torch.tensor(content["data"][name]).view(3, 1, 1) for name in ("mean", "std"))
@@ -175,7 +177,7 @@ def main(given: list[str] | None = None) -> None:
             make_files(folder, QUICK if args.quick else 10_000)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             content = make_checkpoint()
-            graph = export("best.ckpt", output=str(Path(home, "best.onnx")))
+            graph = export("best.ckpt", output=str(Path(home, "best.onnx")), trust=["litcnn"])
         paths = find_images([folder])
         predictor = litcnn.load("best.ckpt")
         pixels = np.stack([predictor.prepare(path) for path in paths[:QUICK]])

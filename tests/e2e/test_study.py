@@ -1,12 +1,14 @@
 """Studies as a user runs them: real fits, each in its own process (tests/litengine/study trains nothing)."""
 
+import re
 import shlex
 import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,29 +19,21 @@ from wandb import wandb_agent
 from wandb_file import WandbFile, find
 
 from litcnn.__main__ import main
-from litengine import project
-from litengine.study import run_verb
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWEEP = CONFIGS / "sweep.yaml"
 TINY = [
     "--config", str(CONFIGS / "digits.yaml"), "--model.network.init_args.widths=[4,4]",
-    "--model.network.init_args.hidden=8", "--data.batch_size=64", "--trainer.limit_train_batches=3",
-    "--trainer.max_epochs=2", "--trainer.precision=32-true",
+    "--trainer.limit_train_batches=3", "--trainer.max_epochs=2", "--trainer.precision=32-true",
 ]  # fmt: skip
-STUDY = [sys.executable, "-m", "litcnn", "study"]
-LONGER = [*TINY, "--folds", "3", "--trainer.max_epochs=3", "--trainer.limit_train_batches=15"]
-
-
-@pytest.fixture(autouse=True)
-def _project() -> None:
-    project.use("litcnn.model.ImageClassifier", "litcnn.data.ImageData")
+PROGRAM = [sys.executable, "-m", "litcnn"]
+LONGER = [*PROGRAM, "study", *TINY, "--folds", "3", "--trainer.max_epochs=3", "--trainer.limit_train_batches=15"]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("uninterrupted")
-    subprocess.run([*STUDY, *LONGER], cwd=home, check=True, capture_output=True, timeout=280)
+    subprocess.run(LONGER, cwd=home, check=True, capture_output=True, timeout=580)
     return home / "runs/digits-3-folds"
 
 
@@ -49,14 +43,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_interrupted_study_ends_with_the_same_numbers_and_weights(
     injury: str, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    program = subprocess.Popen([*STUDY, *LONGER], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    program = subprocess.Popen(LONGER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     directory = tmp_path / "runs/digits-3-folds"
-    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob("fold-1/*/metrics.csv")))
+    second = "fold-1/*/metrics.csv"
+    wait_for(lambda: any(len(path.read_text().splitlines()) > 2 for path in directory.glob(second)), 500)
     kill_with_children(program.pid) if injury == "SIGKILL" else program.send_signal(getattr(signal, injury.split()[0]))
-    printed, _ = program.communicate(timeout=100)
+    printed, _ = program.communicate(timeout=200)
     assert program.returncode == (143 if injury == "SIGTERM" else -9), printed
     assert not (directory / "study.csv").exists()
-    subprocess.run([*STUDY, *LONGER], check=True, capture_output=True, timeout=280)
+    subprocess.run(LONGER, check=True, capture_output=True, timeout=580)
     assert rows(directory) == rows(uninterrupted)
     for fold in ("fold-0", "fold-1", "fold-2"):
         (run,), (expected,) = (list(study.glob(f"{fold}/*/metrics.csv")) for study in (directory, uninterrupted))
@@ -64,23 +59,24 @@ def test_an_interrupted_study_ends_with_the_same_numbers_and_weights(
 
 
 @pytest.mark.slow
-def test_every_fold_validates_on_other_images_and_the_table_has_what_validate_measures(uninterrupted: Path) -> None:
+def test_every_fold_validates_on_other_images_and_the_table_has_what_validate_measures(
+    uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = {row["run"]: float(row["val/acc"]) for row in rows(uninterrupted)}
     held_out = []
     for fold in range(3):
         (best,) = uninterrupted.glob(f"fold-{fold}/*/checkpoints/best.ckpt")
-        content = torch.load(best, weights_only=True)
-        assert (content["config"]["data"]["folds"], content["config"]["data"]["fold"]) == (3, fold)
-        done = subprocess.run(
-            [sys.executable, "-m", "litcnn", "validate", "--ckpt_path", str(best)], capture_output=True, text=True
-        )
-        held_out.append(int(done.stdout.split("val images: ")[1].split()[0]))
-        assert f"val/acc  │ {table[f'fold-{fold}']:.4f}" in done.stdout
+        config = torch.load(best, weights_only=True)["config"]
+        assert (config["data"]["folds"], config["data"]["fold"]) == (3, fold)
+        main(["validate", "--ckpt_path", str(best)])
+        printed = capsys.readouterr().out
+        held_out.append(int(printed.split("val images: ")[1].split()[0]))
+        assert f"val/acc  │ {table[f'fold-{fold}']:.4f}" in printed
     assert sum(held_out) == 1437  # all training images
 
 
 SPY = """
-from litcnn.data import Digits
+from litengine.data import Digits
 
 class Spy(Digits):
     def load(self, split):
@@ -92,18 +88,18 @@ class Spy(Digits):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_test_set_is_read_only_if_asked(tmp_path: Path) -> None:
+def test_the_test_set_is_read_only_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
     Path("spy.py").write_text(SPY)
-    command = [*STUDY, *TINY, "--data.source", "spy.Spy", "--trust", "spy", "--name", "seeds"]
-    subprocess.run([*command, "--seeds", "0..1"], check=True, timeout=280)
-    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 2, "val": 2}
-    assert "test/acc" not in rows(tmp_path / "runs/seeds")[0]
-    # one more, tested after its fit, and the two that are there
-    subprocess.run([*command, "--seeds", "0..2", "--test", "true"], check=True, timeout=280)
-    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 3, "val": 3, "test": 3}
-    table = rows(tmp_path / "runs/seeds")
-    assert all(0 <= float(row["test/acc"]) <= 1 for row in table[:3])
-    assert len({row["val/acc"] for row in table[:3]}) > 1
+    study = ["study", *TINY, "--data.source", "spy.Spy", "--trust", "spy", "--name", "seeds"]
+    main([*study, "--seeds", "0"])
+    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 1, "val": 1}
+    assert "test/acc" not in rows("runs/seeds")[0]
+    # one more, tested after its fit, and the one that is there
+    main([*study, "--seeds", "0..1", "--test", "true"])
+    assert Counter(Path("loaded.txt").read_text().split()) == {"train": 2, "val": 2, "test": 2}
+    table = rows("runs/seeds")[:2]
+    assert all(0 <= float(row["test/acc"]) <= 1 for row in table) and len({row["val/acc"] for row in table}) == 2
 
 
 @pytest.mark.slow
@@ -115,16 +111,14 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     space = yaml.safe_load(SWEEP.read_text())
     space["parameters"]["data.batch_size"] = {"values": [32, 48]}
     Path("space.yaml").write_text(yaml.safe_dump(space))
-    tiny = [arg for arg in TINY if not arg.startswith(("--data.batch_size", "--model.network.init_args.hidden"))]
-    run_verb(["study", *tiny, "--space", "space.yaml", "--trials", "3", "--workers", "2"])
+    main(["study", *TINY, "--space", "space.yaml", "--trials", "3", "--workers", "2"])
     directory = tmp_path / "runs/digits-space"
     assert [path.name for path in sorted(directory.glob("trial-*"))] == ["trial-0", "trial-1", "trial-2"]
     for row in rows(directory):
         (run,) = filter(Path.is_dir, directory.glob(f"trial-{row['trial']}/*"))
         config = yaml.safe_load((run / "config.yaml").read_text())
-        assert config["model"]["lr_scheduler"]["init_args"]["max_lr"] == float(
-            row["model.lr_scheduler.init_args.max_lr"]
-        )
+        max_lr = config["model"]["lr_scheduler"]["init_args"]["max_lr"]
+        assert max_lr == float(row["model.lr_scheduler.init_args.max_lr"])
         assert config["model"]["network"]["init_args"]["hidden"] == int(row["model.network.init_args.hidden"])
         assert config["data"]["batch_size"] == int(row["data.batch_size"])
         (recorded,) = find(run)
@@ -132,62 +126,45 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     # the command at the end does what it says
     command = capsys.readouterr().out.rpartition("python main.py ")[2].strip()
     main([*shlex.split(command), "--config", str(CONFIGS / "with/no_tracker.yaml"), "--name", "again"])
-    (again,) = tmp_path.glob("runs/again/*/checkpoints/best.ckpt")
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)
-    assert best["callbacks"].keys() and again.is_file()
+    assert [*tmp_path.glob("runs/again/*/checkpoints/best.ckpt")]
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (
-            ["--folds", "3", "--model.optimizer.init_args.learning_rate", "1"],
-            "unknown option --model.optimizer.init_args.",
+        (["--model.optimizer.init_args.learning_rate", "1"], "unknown option --model.optimizer.init_args."),
+        (["--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
+        pytest.param(
+            ["--folds", "200", "--trainer.logger=false"],
+            "fold-0 failed: data.folds is 200, but there are only 1[0-9][0-9] training images of",
+            marks=pytest.mark.slow,
         ),
-        (["--seeds", "0..2", "--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
     ],
 )
-def test_what_fit_refuses_is_refused_before_training(given: list[str], words: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=words):
-        run_verb(["study", *TINY, *given])
-    assert not (tmp_path / "runs").exists()
+def test_what_fit_refuses_ends_the_study(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["study", *TINY, *([] if "--folds" in given else ["--seeds", "0..2"]), *given])
+    assert stopped.value.code == 2 and re.search(words, capsys.readouterr().err)
 
 
-@pytest.mark.slow
-def test_fewer_images_of_a_class_than_folds_are_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"^fold-0 failed: data.folds is 200, but there are only 1\d\d training images of"
-    ):
-        run_verb(["study", *TINY, "--folds", "200", "--trainer.logger=false"])
-
-
-# What an agent of Weights & Biases runs
-
-
-class Started:
-    """In the place of the agent's process: what it would run, and with which variables."""
-
-    made: "ClassVar[list[Started]]" = []  # noqa: RUF012 (it is one)
-
-    def __init__(self, command: list[str], env: dict[str, str], **others: Any) -> None:
-        self.command, self.env = command, env
-        Started.made.append(self)
-
-
-def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Started:
-    """What the installed agent makes of configs/sweep.yaml and the settings that the server sent."""
-    sweep = yaml.safe_load(SWEEP.read_text())
-    monkeypatch.setattr(wandb_agent, "AgentProcess", Started)
+def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, str]]:
+    """The words after main.py and the environment of the process that the installed agent of Weights & Biases starts
+    for configs/sweep.yaml and the settings that the server sent."""
+    process = mock.MagicMock()
+    monkeypatch.setattr(wandb_agent, "AgentProcess", process)
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):
         monkeypatch.setenv(name, "")  # the agent sets them in this process: taken back at the end
     monkeypatch.delenv("WANDB_DIR")
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    sweep = yaml.safe_load(SWEEP.read_text())
     agent = wandb_agent.Agent(api=None, queue=None, sweep_id="sweep123")
     agent._sweep_command = sweep["command"]
     args = {key: {"value": value} for key, value in values.items()}
     answer = agent._process_command({"type": "run", "run_id": "abcd1234", "program": sweep["program"], "args": args})
     assert "exception" not in answer, answer
-    return Started.made.pop()
+    command, variables = process.call_args.kwargs["command"], process.call_args.kwargs["env"]
+    assert command[:3] == ["/usr/bin/env", "python", "main.py"] and variables["WANDB_RUN_ID"] == "abcd1234"
+    return command[3:], variables
 
 
 def test_the_command_line_of_an_agent_sets_every_value(
@@ -202,19 +179,17 @@ def test_the_command_line_of_an_agent_sets_every_value(
         "data.batch_size": 32,
     }
     assert values.keys() == yaml.safe_load(SWEEP.read_text())["parameters"].keys()
-    others = {
+    values |= {
         "model.channels_last": False,
         "model.network.init_args.widths": [8, 16],
         "model.network.init_args.activation": "torch.nn.GELU",
     }
-    run = started({**values, **others}, monkeypatch)
-    interpreter = run.command.index("main.py")
-    assert run.command[:interpreter] == ["/usr/bin/env", "python"] and run.env["WANDB_RUN_ID"] == "abcd1234"
+    args, _ = started(values, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
-        main([*run.command[interpreter + 1 :], "--print_config"])
+        main([*args, "--print_config"])
     assert stopped.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
-    for key, value in {**values, **others}.items():
+    for key, value in values.items():
         found = config
         for part in key.split("."):
             found = found[part]
@@ -224,11 +199,10 @@ def test_the_command_line_of_an_agent_sets_every_value(
 @pytest.mark.slow
 def test_a_fit_of_an_agent_is_the_run_that_the_agent_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("configs").symlink_to(CONFIGS)
-    run = started({"model.lr_scheduler.init_args.max_lr": 0.001, "data.batch_size": 32}, monkeypatch)
-    command = [sys.executable, "-m", "litcnn", *run.command[run.command.index("main.py") + 1 :]]
-    command += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    subprocess.run(command, env={**run.env, "WANDB_MODE": "offline"}, check=True, capture_output=True, timeout=200)
-    (recorded,) = find(next(tmp_path.glob("runs/digits/*")))
+    args, variables = started({"model.lr_scheduler.init_args.max_lr": 0.001, "data.batch_size": 32}, monkeypatch)
+    command = [*PROGRAM, *args, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    subprocess.run(command, env={**variables, "WANDB_MODE": "offline"}, check=True, capture_output=True, timeout=200)
+    (recorded,) = find(tmp_path)  # the agent sets WANDB_DIR
     file = WandbFile(recorded)
     assert file.id == "abcd1234" and file.config["model.lr_scheduler.init_args.max_lr"] == 0.001
     assert {record.run.sweep_id for record in file.records if record.WhichOneof("record_type") == "run"} == {"sweep123"}

@@ -19,7 +19,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 100) -> None:
 
 def rows(directory: str | Path) -> list[dict[str, str]]:
     """study.csv without what differs from time to time."""
-    varies = ("seconds", "directory", "folder")
+    varies = ("directory", "folder")
     with (Path(directory) / "study.csv").open() as file:
         return [{key: value for key, value in row.items() if key not in varies} for row in csv.DictReader(file)]
 

@@ -1,46 +1,57 @@
-"""The results of a run, read from its files without torch, also while the run writes them."""
+"""The results of runs: read from their files without torch, also while a run writes them; as a CSV file and a table."""
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import rich
 import yaml
+from rich.table import Table
 
-Epoch = dict[str, float]  # metric -> value
+from litengine.files import write_whole
+
+Row = dict[str, Any]  # column -> value; a missing value and None give an empty cell
 
 
 class Result(NamedTuple):
     """`metrics` are of the epoch in best.ckpt (the last one without validation) and of the test if there was one;
-    `best_epoch` counts from 1."""
+    `best_epoch` counts from 1; `mode` says whether more (`max`) or less (`min`) of the monitored metric is better."""
 
     run_dir: Path
-    metrics: Epoch
+    mode: str
+    metrics: dict[str, float]
     best_epoch: int
     epochs: int
 
+    def print(self, name: str, metrics: list[str]) -> None:
+        values = "  ".join(f"{metric} {self.metrics[metric]:.4f}" for metric in metrics if metric in self.metrics)
+        print_text(f"{name}: {values}  (epoch {self.best_epoch} of {self.epochs})")
 
-def read_result(run_dir: Path) -> Result:
+
+def read_result(run_dir: Path | None) -> Result:
     """Raises a ValueError if the run has no metrics."""
-    settings: dict[str, Any] = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
     epochs = read_epochs(run_dir)
-    if not epochs:
+    if run_dir is None or not epochs:
         raise ValueError(f"{run_dir} has no metrics of any epoch")
-    mode = settings["checkpoints"]["mode"] or json.loads((run_dir / "state.json").read_bytes()).get("mode")
-    best = best_epoch(epochs, settings["checkpoints"]["monitor"], mode)
-    index = len(epochs) - 1 if best is None else best
-    return Result(run_dir, {**epochs[index], **read_test(run_dir)}, index + 1, len(epochs))
+    checkpoints = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))["checkpoints"]
+    mode = checkpoints["mode"] or json.loads((run_dir / "state.json").read_bytes()).get("mode")
+    sign = 1 if mode == "max" else -1
+    scores = [(sign * epoch.get(checkpoints["monitor"], math.nan), index) for index, epoch in enumerate(epochs)]
+    # the newer epoch on a tie, as in best.ckpt
+    _, best = max((score for score in scores if math.isfinite(score[0])), default=(0, len(epochs) - 1))
+    return Result(run_dir, mode, {**epochs[best], **read_test(run_dir)}, best + 1, len(epochs))
 
 
-def read_epochs(run_dir: Path) -> list[Epoch]:
-    """The metrics of every finished epoch in order."""
-    try:
-        text = (run_dir / "metrics.csv").read_text("utf-8")
-    except FileNotFoundError:
+def read_epochs(run_dir: Path | None) -> list[dict[str, float]]:
+    """The metrics of every finished epoch in order; empty before a run has begun."""
+    if run_dir is None or not (path := run_dir / "metrics.csv").is_file():
         return []
+    text = path.read_text("utf-8")
     complete = text[: text.rfind("\n") + 1]  # the run may be writing the last line
-    found: dict[int, Epoch] = {}
+    found: dict[int, dict[str, float]] = {}
     for row in csv.DictReader(complete.splitlines()):
         if row.get("epoch") and (row.get("train/loss") or row.get("val/loss")) and None not in row.values():
             metrics = {name: float(value) for name, value in row.items() if value}
@@ -48,17 +59,40 @@ def read_epochs(run_dir: Path) -> list[Epoch]:
     return [found[epoch] for epoch in sorted(found)]
 
 
-def best_epoch(epochs: list[Epoch], monitor: str, mode: str) -> int | None:
-    """Index of the epoch whose checkpoint is kept as the best, the newer one on a tie; None without the metric."""
-    sign = 1 if mode == "max" else -1
-    scores = [(sign * epoch.get(monitor, math.nan), index) for index, epoch in enumerate(epochs)]
-    return max((score for score in scores if math.isfinite(score[0])), default=(0, None))[1]
-
-
 def read_test(run_dir: Path) -> dict[str, float]:
     """The metrics of a run's test; empty if it was not tested."""
-    try:
-        metrics: dict[str, float] = json.loads((run_dir / "report" / "metrics.json").read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
+    path = run_dir / "report" / "metrics.json"
+    metrics: dict[str, float] = json.loads(path.read_bytes()) if path.is_file() else {}
     return metrics
+
+
+def print_text(text: str) -> None:
+    """Prints plain text above the progress line."""
+    rich.get_console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
+
+
+def print_table(title: str, headings: dict[str, str], rows: list[Row]) -> None:
+    """Prints a table; `headings` are those of the columns to show. Metrics have four decimals."""
+    console = rich.get_console()
+    table = Table(title=title)
+    for index, heading in enumerate(headings.values()):
+        table.add_column(heading, justify="right" if index else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(column, row.get(column)) for column in headings))
+    if not console.is_terminal:  # a file has no edge
+        table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
+    console.print(table, crop=False)
+
+
+def _cell(column: str, value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}" if "/" in column else f"{value:.3g}"
+    return "–" if value is None else str(value)

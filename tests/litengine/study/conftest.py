@@ -1,4 +1,4 @@
-"""Studies whose runs take a fraction of a second each."""
+"""Studies whose runs take a fraction of a second each: fake_fit.py takes the place of the program that trains."""
 
 import subprocess
 import sys
@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine, event
 
 from litengine import project
 from litengine.study import run_verb, workers
 
-HERE = Path(__file__).parent
+# The trials of a search need not outlive the machine
+event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
+COMMAND = [sys.executable, str(Path(__file__).with_name("fake_fit.py"))]
 
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`main.py study` with fake_fit.py in place of the program that trains."""
-    monkeypatch.setattr(project, "command", lambda: [sys.executable, str(HERE / "fake_fit.py")])
-    monkeypatch.setattr(workers, "visible_gpus", list)  # would import torch
+    """`main.py study` in this process."""
+    monkeypatch.setattr(project, "command", lambda: COMMAND)
+    monkeypatch.setattr(workers, "shares", lambda number: [{}] * number)  # would import torch
     monkeypatch.setattr(workers, "INTERVAL", 0.02)
     return lambda *args: run_verb(["study", *args])
 
@@ -25,7 +28,6 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def program() -> Callable[..., "subprocess.Popen[str]"]:
     """The same as a process of its own."""
-    command = [sys.executable, str(HERE / "run_study.py"), "study"]
     return lambda *args: subprocess.Popen(
-        [*command, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*COMMAND, "study", *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
