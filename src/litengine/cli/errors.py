@@ -5,7 +5,6 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -14,10 +13,9 @@ from typing import NoReturn
 from jsonargparse import ArgumentParser
 
 from litengine import project
-from litengine.cli.settings import Setting, Settings, full_path, plain
+from litengine.cli.settings import Setting, Settings
 from litengine.files import visible
 
-LISTED = 8  # known names in a message
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
 # Lines of jsonargparse that repeat a type, or the value
@@ -45,46 +43,47 @@ def is_for_the_user(error: Exception) -> bool:
     """
     if os.environ.get("LITENGINE_TRACEBACK"):
         return False
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
-
-    if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.errno in NOT_A_BUG):
-        return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [str(frame.f_globals.get("__name__", "")) for frame in frames] or [""]
-    package = modules[-1].partition(".")[0]
+    module = str(frames[-1].f_globals.get("__name__"))
+    package = module.partition(".")[0]
     if package in ("litengine", project.package()):
         return isinstance(error, ValueError | OSError)
-    building = any(frame.f_code.co_name in ("instantiate_classes", "configure_optimizers") for frame in frames)
-    if building or modules[-1].startswith("lightning.pytorch.callbacks."):
+    if isinstance(error, OSError):
+        return error.errno in NOT_A_BUG
+    if package == "lightning":
+        from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
+
+        if isinstance(error, MisconfigurationException | ValueError):
+            return True
+    is_built = any(frame.f_code.co_name in ("instantiate_classes", "configure_optimizers") for frame in frames)
+    if is_built or module.startswith("lightning.pytorch.callbacks."):
         return package in LIBRARIES and isinstance(error, ValueError | TypeError | RuntimeError | ImportError)
-    return package == "lightning" and isinstance(error, ValueError)
+    return False
 
 
 def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
     """What is wrong with a command line that does not begin with a verb."""
     if args and args[0] in verbs:
         twice = [arg for arg in args if arg.partition("=")[0] == "--ckpt_path"][1:]
-        if twice and args[0] == "predict":
-            return "give --ckpt_path once, with all checkpoints after it"
-        return f"{args[0]} takes one checkpoint: give --ckpt_path once" if twice else None
+        return "give --ckpt_path once; predict and test take several checkpoints after it" if twice else None
     if given := next((arg for arg in args if arg in verbs), None):
         return f"{given} comes first, and all options and configs after it: {given} --config …"
     if not args or args[0].startswith("-"):
         return f"say what to do: {', '.join(verbs)}"
-    return f"unknown verb {args[0]}{hint(get_close_matches(args[0], verbs, 1), verbs)}"
+    return f"unknown verb {args[0]}{_meant(get_close_matches(args[0], verbs, 1), verbs)}"
 
 
 def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
     """jsonargparse's message about a command line in one line: with the place, without its dumps of types."""
     settings = Settings(args, parser)
     for setting in settings.given:
-        if (unknown := settings.unknown_part(setting.key)) and unknown.rpartition(".")[2] in message:
+        if (unknown := settings.unknown_part(setting)) and unknown.rpartition(".")[2] in message:
             what = f"unknown key {setting.key}" if setting.place else f"unknown option --{setting.key}"
-            return f"{setting.place}{what}{_meant(unknown, settings, '' if setting.place else '--')}"
+            return f"{setting.place}{what}{_key_meant(unknown, settings.known, '' if setting.place else '--')}"
     for word in args[1:]:
         if not word.startswith("-") and message.endswith((f": {word}", f" {word}")) and "unrecognized" in message:
             key, equals, value = word.partition("=")
-            if equals and not settings.unknown_part(key):
+            if equals and not settings.unknown_part(Setting(key, value)):
                 return f"unexpected {word}: write --{key} {value}"
             if word.endswith(".ckpt"):
                 return f"unexpected {word}: {args[0]} takes one checkpoint"
@@ -92,42 +91,37 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
     lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
     reason = " ".join(dict.fromkeys(line for line in lines if line))
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
-    about = [s for s in settings.given if key and f"{plain(s.key)}.".startswith(f"{key}.")]
+    about = [setting for setting in settings.given if key and f"{setting.plain}.".startswith(f"{key}.")]
     if not about:
         return re.sub(r'Parser key "([^"]+)"', r"\1", reason)
-    setting = next((s for s in reversed(about) if s.value and s.value in message), about[-1])
+    setting = next((each for each in reversed(about) if each.value and each.value in message), about[-1])
     reason = re.sub(r'Parser key "[^"]+": ?', "", reason)
     return f"{setting} is {setting.value or 'not right'}: {reason}{_class_meant(setting)}"
 
 
-def hint(near: list[str], known: Iterable[str]) -> str:
-    known = list(known)
-    if near:
-        return f": did you mean {near[0]}?"
-    return f": known are {', '.join(known[:LISTED])}{', …' * (len(known) > LISTED)}" if known else ""
+def _meant(near: list[str], known: list[str]) -> str:
+    return f": did you mean {near[0]}?" if near else f": known are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
 
 
-def _meant(unknown: str, settings: Settings, dashes: str) -> str:
+def _key_meant(unknown: str, known: list[str], dashes: str) -> str:
     """The key beside an unknown one with a similar name, or one elsewhere with its name."""
-    parent, _, wrong = unknown.rpartition(".")
-    start = f"{parent}." if parent else ""
-    beside = dict.fromkeys(k.removeprefix(start).split(".")[0] for k in settings.known if k.startswith(start))
-    if near := get_close_matches(wrong, beside, 1):
-        return hint([f"{dashes}{start}{near[0]}"], [])
-    leaves = {key.rpartition(".")[2]: key for key in reversed(settings.known)}
-    return hint([f"{dashes}{leaves[leaf]}" for leaf in get_close_matches(wrong, leaves, 1, cutoff=0.7)], beside)
+    start = unknown[: unknown.rfind(".") + 1]
+    wrong = unknown.removeprefix(start)
+    beside = list(dict.fromkeys(key.removeprefix(start).split(".")[0] for key in known if key.startswith(start)))
+    near = [f"{start}{name}" for name in get_close_matches(wrong, beside, 1)]
+    near = near or [key for key in known if key.endswith(f".{wrong}")]
+    return _meant([f"{dashes}{key}" for key in near], beside)
 
 
 def _class_meant(setting: Setting) -> str:
     """A class with a similar name, where a class is expected that cannot be imported."""
-    module = setting.value.rpartition(".")[0]
-    home, _, name = full_path(plain(setting.key), setting.value).rpartition(".")
-    if not home or not re.fullmatch(r"[\w.]+", setting.value):
-        return ""
+    home, _, name = setting.class_path.rpartition(".")
     try:
-        names = [known for known in dir(import_module(home)) if known[0].isupper() or module]
+        names = [known for known in dir(import_module(home)) if known[0].isupper() or "." in setting.value]
     except ImportError:
-        beside = Path(f"{home.partition('.')[0]}.py")
-        return f" ({beside} is here, but Python looks for it on PYTHONPATH only)" if beside.exists() else ""
-    near = [] if name in names else get_close_matches(name, names, 1)
-    return f"; did you mean {home}.{near[0]}?" if near else ""
+        file = Path(f"{home.partition('.')[0]}.py")
+        return f" ({file} is here, but Python looks for it on PYTHONPATH only)" if file.exists() else ""
+    except ValueError:  # no class
+        return ""
+    near = get_close_matches(name, names, 1)
+    return f"; did you mean {home}.{near[0]}?" if near and name not in names else ""

@@ -1,4 +1,4 @@
-"""The verbs that the Trainer runs, fit, validate and test: LightningCLI, its defaults, and what each run gets."""
+"""The verbs that the Trainer runs: LightningCLI, its defaults, and what each run gets."""
 
 import json
 import logging
@@ -19,11 +19,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
-from litengine.cli import errors
-from litengine.cli.remembered import as_list, with_labelled_folder, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first, defaults_of, full_path, plain
+from litengine.cli import VERBS, errors
+from litengine.cli.remembered import as_list, with_what_is_remembered
+from litengine.cli.settings import Settings, configs_first, defaults_of
 from litengine.data import Source
 from litengine.distributed import is_lost_process
+from litengine.inference.predictor import load_several
 from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
 from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
@@ -47,8 +48,6 @@ EPILOG = (
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
-
-
 NO_EFFECT = {  # arguments of the Trainer that change nothing here
     "limit_predict_batches": "the Trainer does not predict; use main.py predict",
     "use_distributed_sampler": "each process always gets its slice of every batch",
@@ -59,11 +58,18 @@ NO_EFFECT = {  # arguments of the Trainer that change nothing here
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate` and `test`, driven by YAML and flags."""
+    """`fit`, `validate` and `test`, driven by YAML and flags. Another verb is a fit whose methods a subclass changes.
+
+    Attributes:
+        leaves_run: whether a fit can be resumed.
+    """
+
+    leaves_run = True
 
     def __init__(self, args: list[str]) -> None:
-        self.verb = args[0]
-        self.args = args
+        self.command = args
+        self.verb = args[0] if args[0] in ("validate", "test") else "fit"  # for Lightning
+        self.args = [self.verb, *args[1:]]
         self.notes: list[str] = []
         self.settings: dict[str, Any] | None = None  # of a fit, as they are recorded
         # ten lines that repeat our first one, and an advertisement
@@ -73,14 +79,15 @@ class CLI(LightningCLI):
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
         strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
+        texts = {"prog": f"main.py {args[0]}", "description": VERBS[args[0]][1], "epilog": EPILOG}
         super().__init__(
             project.model_class(),
             project.data_class(),
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={**strict, self.verb: {**strict, "epilog": EPILOG}},
-            args=args,
+            parser_kwargs={**strict, self.verb: {**strict, **texts}},
+            args=self.args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -111,10 +118,11 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         full = configs_first(Settings(args, self.verb_parser).with_full_names(args))
         # decided by the first of several processes: another may see an older state of a shared disk
-        full = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(full))))
+        answer = agree("command line", lambda: json.dumps(with_what_is_remembered(full)))
+        full, self.others = json.loads(answer)
         config = self._parsed(full)
         if config.ckpt_path and not any(word.startswith("--ckpt_path") for word in full):  # it stands in a config
-            full = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
+            full, self.others = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
             config = self._parsed(full)
         if config.seed_everything is True:  # Lightning's random seed is always 0
             seed = agree("seed", lambda: str(secrets.randbelow(2**31)))
@@ -137,12 +145,10 @@ class CLI(LightningCLI):
     def _placeholders(self, args: list[str]) -> list[str]:
         """Flags for the required arguments of the network that follow the data, if they are not given."""
         given = Settings(args, self.verb_parser).given
-        paths = [s.value for s in given if s.key in ("model.network", "model.network.class_path")]
-        path = next((path for path in reversed(paths) if re.fullmatch(r"[A-Za-z_][\w.]*", path)), "")
-        self.unknown = accept_function(full_path("model.network", path))
+        paths = [setting.class_path for setting in given if setting.plain == "model.network" and setting.class_path]
+        self.unknown = accept_function(paths[-1] if paths else "")
         for setting in given:
-            if plain(setting.key).startswith("model.network."):
-                self.unknown.pop(plain(setting.key).removeprefix("model.network."), None)
+            self.unknown.pop(setting.plain.removeprefix("model.network."), None)
         return [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
 
     def before_instantiate_classes(self) -> None:
@@ -187,7 +193,7 @@ class CLI(LightningCLI):
             callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
             callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
             callbacks.append(training.FitTemperature())
-            callbacks.append(training.WriteReport(["python", "main.py", *self.args]))
+            callbacks.append(training.WriteReport(["python", "main.py", *self.command]))
             if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(training.ProgressBar())
             if self.settings is not None:
@@ -217,6 +223,13 @@ class CLI(LightningCLI):
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
+
+    def test(self, **kwargs: Any) -> None:
+        if self.others:  # of the first one Lightning reads the checkpoint
+            paths, trusted = [kwargs["ckpt_path"], *self.others], [project.package(), *self.config.test.trust]
+            ensemble = load_several(paths, self.trainer.strategy.root_device, trusted)
+            self.model.members = [member.classifier for member in ensemble.members[1:]]
+        self.trainer.test(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:
         try:
@@ -256,8 +269,8 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             self.settings = training.as_settings(self.verb_parser, config)
             check_can_be_read({key: self.settings[key] for key in RECORDED})
-            settings = None if config.trainer.fast_dev_run else self.settings  # a debug fit leaves nothing to resume
-        else:
+            settings = self.settings if self.leaves_run and not config.trainer.fast_dev_run else None
+        elif not self.others:
             given = given or run_directory.run_dir_of(config.ckpt_path)
         if (self.verb == "fit" and config.resume in (None, "auto")) or given is None:
             given = run_directory.new_run_dir(config.runs, config.name, settings, given)
@@ -272,11 +285,6 @@ class CLI(LightningCLI):
                 arguments.project = arguments.project or os.environ.get("WANDB_PROJECT") or project.package()
                 arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
                 arguments.id = arguments.id or run_directory.run_id(directory)
-
-
-def run_verb(args: list[str]) -> None:
-    """Runs a command line that begins with one of the verbs."""
-    CLI(with_labelled_folder(args))
 
 
 def multiplies_bf16() -> bool:
