@@ -15,7 +15,7 @@ VERBS = {
     "demo": ("litengine.demo:demo", "Open a web page that classifies images."),
     "tune": ("litengine.cli.tune:TuneCLI", "Find a learning rate, or the largest batch size."),
     "study": ("litengine.study:run_verb", "Train many times, over seeds, folds or a space of settings."),
-    "prepare": ("litengine.cli.prepare:PrepareCLI", "Prepare the images of a config ahead of a run, or write a stream."),
+    "prepare": ("litengine.cli.prepare:PrepareCLI", "Prepare the images of a config, or write them as a stream."),
 }
 EXAMPLES = """
   main.py fit --config configs/digits.yaml

@@ -76,18 +76,18 @@ def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
 def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
     """jsonargparse's message about a command line in one line: with the place, without its dumps of types."""
     settings = Settings(args, parser)
-    for setting in settings.given:
-        if (unknown := settings.unknown_part(setting)) and unknown.rpartition(".")[2] in message:
-            what = f"unknown key {setting.key}" if setting.place else f"unknown option --{setting.key}"
-            return f"{setting.place}{what}{_key_meant(unknown, settings.known, '' if setting.place else '--')}"
-    for word in args[1:]:
-        if not word.startswith("-") and message.endswith((f": {word}", f" {word}")) and "unrecognized" in message:
-            key, equals, value = word.partition("=")
-            if equals and not settings.unknown_part(Setting(key, value)):
-                return f"unexpected {word}: write --{key} {value}"
-            if word.endswith(".ckpt"):
-                return f"unexpected {word}: {args[0]} takes one checkpoint"
-            return f"unexpected {word}" + (f": did you mean --config {word}?" if Path(word).is_file() else "")
+    if unknown := re.search(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)", message):
+        name = f".{unknown[1] or unknown[2]}"
+        for setting in reversed(settings.given):
+            if setting.plain not in settings.known and f".{setting.plain}".endswith(name):
+                what = f"{setting.place}unknown key " if setting.place else "unknown option --"
+                return f"{what}{setting.key}{_key_meant(setting.plain, settings.known, '' if setting.place else '--')}"
+    elif unknown := re.search(r"unrecognized arguments: (\S+)", message):
+        name, equals, value = (word := unknown[1]).partition("=")
+        keys = [key for key in settings.known if equals and f".{key}".endswith(f".{Setting(name, value).plain}")]
+        advice = {".ckpt": f"{args[0]} takes one checkpoint", ".yaml": f"did you mean --config {word}?"}
+        advice = {"=": f"write --{keys[0]} {value}"} if keys else advice
+        return f"unexpected {word}: {advice.get(equals or Path(word).suffix, 'options begin with --')}"
     lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
     reason = " ".join(dict.fromkeys(line for line in lines if line))
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
@@ -100,17 +100,23 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
 
 
 def _meant(near: list[str], known: list[str]) -> str:
-    return f": did you mean {near[0]}?" if near else f": known are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
+    if near or not known:
+        return f": did you mean {near[0]}?" if near else ""
+    return f": known are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
 
 
 def _key_meant(unknown: str, known: list[str], dashes: str) -> str:
     """The key beside an unknown one with a similar name, or one elsewhere with its name."""
-    start = unknown[: unknown.rfind(".") + 1]
-    wrong = unknown.removeprefix(start)
-    beside = list(dict.fromkeys(key.removeprefix(start).split(".")[0] for key in known if key.startswith(start)))
+    start = ""
+    for wrong in unknown.split("."):
+        beside = dict.fromkeys(key.removeprefix(start).split(".")[0] for key in known if key.startswith(start))
+        if wrong not in beside:
+            break
+        start += f"{wrong}."
+    elsewhere = {key.rpartition(".")[2]: key for key in reversed(known)}
     near = [f"{start}{name}" for name in get_close_matches(wrong, beside, 1)]
-    near = near or [key for key in known if key.endswith(f".{wrong}")]
-    return _meant([f"{dashes}{key}" for key in near], beside)
+    near = near or [elsewhere[name] for name in get_close_matches(wrong, elsewhere, 1, cutoff=0.7)]
+    return _meant([f"{dashes}{key}" for key in near], list(beside))
 
 
 def _class_meant(setting: Setting) -> str:
@@ -118,10 +124,7 @@ def _class_meant(setting: Setting) -> str:
     home, _, name = setting.class_path.rpartition(".")
     try:
         names = [known for known in dir(import_module(home)) if known[0].isupper() or "." in setting.value]
-    except ImportError:
-        file = Path(f"{home.partition('.')[0]}.py")
-        return f" ({file} is here, but Python looks for it on PYTHONPATH only)" if file.exists() else ""
-    except ValueError:  # no class
+    except (ImportError, ValueError):  # no such module; no class
         return ""
     near = get_close_matches(name, names, 1)
     return f"; did you mean {home}.{near[0]}?" if near and name not in names else ""

@@ -24,10 +24,7 @@ class PrepareCLI(CLI):
         help = "Folder or s3://bucket/folder that gets the images as a stream."
         parser.add_argument("--to", type=str | None, metavar="PLACE", help=help)
 
-    def before_instantiate_classes(self) -> None:
-        """Nothing: there is no network and no run directory."""
-
-    def instantiate_classes(self) -> None:
+    def instantiate_classes(self) -> None:  # no network, and no run directory
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(project.data_class(), "data")
         self.datamodule = parser.instantiate(parser.parse_object({"data": self.config.fit.data})).data

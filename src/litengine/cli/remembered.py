@@ -44,8 +44,10 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
         if verb != "fit":
             directory = None if len(paths) > 1 else run_directory.run_dir_of(paths[0])
             remembered["trainer"] = {"logger": tracker_of(directory)}
-        if given.images:
-            rest += _labelled(given.images, paths[0])
+        if given.images:  # all of a folder of class folders, in the size of the checkpoint's images
+            source = {"root": given.images, "test_fraction": 1, "image_size": read(paths[0])["data"]["image_shape"][1]}
+            rest += ["--data.source=litengine.data.ImageFolder"]
+            rest += [f"--data.source.init_args.{name}={value}" for name, value in source.items()]
         return [verb, "--config", json.dumps(remembered), *rest, "--ckpt_path", paths[0]], paths[1:]
     if verb != "fit" or given.resume in (None, "null"):
         return args, []
@@ -67,13 +69,6 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
     else:
         place += ["--ckpt_path", str(newest.path)]
     return ["fit", "--config", json.dumps(_config_of(directory)), *args[1:], *place], []
-
-
-def _labelled(images: str, checkpoint: str) -> list[str]:
-    """Options for a test on all images of a folder of class folders, in the size of the checkpoint's images."""
-    source = {"root": images, "test_fraction": 1, "image_size": read(checkpoint)["data"]["image_shape"][1]}
-    values = [f"--data.source.init_args.{name}={value}" for name, value in source.items()]
-    return ["--data.source=litengine.data.ImageFolder", *values]
 
 
 def _config_of(directory: Path) -> Any:
@@ -113,6 +108,6 @@ def tracker_of(directory: Path | None) -> Any:
 
 def as_list(value: Any) -> list[Any]:
     """A Trainer argument that may be one, several, or switched on or off."""
-    if value is None or isinstance(value, bool):
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, list | tuple):
+        return list(value)
+    return [] if value is None or isinstance(value, bool) else [value]

@@ -31,7 +31,7 @@ FLAG = 1_000_000  # rank of flags, which win over every config
 
 class Setting(NamedTuple):
     """One thing that was given: its dotted key, its value as written, `file:line: ` unless it was a flag, and the
-    number of the config that gave it: a higher rank wins. What a checkpoint or a run remembers has rank -1."""
+    number of the config that gave it. A higher rank wins; what a checkpoint or a run remembers has -1."""
 
     key: str
     value: str
@@ -84,34 +84,17 @@ class Settings:
                     raise ValueError(f"{setting} {setting.value} has no effect beside {by}: {advice}")
 
     @cached_property
-    def _arguments(self) -> dict[str, dict[str, Any] | None]:
-        """The arguments of each class that is given, or the default, by its plain key; None if it is unknown."""
-        defaults = (Setting(key, str(value)) for key, value in self._parser.get_defaults().items())
-        found = {each.plain: defaults_of(each.value) for each in defaults if each.key.endswith("class_path")}
+    def known(self) -> list[str]:
+        """All keys, with those of the arguments of each class that is given, or the default."""
+        defaults = [Setting(key, str(value)) for key, value in self._parser.get_defaults().items()]
+        arguments = {each.plain: defaults_of(each.value) for each in defaults if each.key.endswith("class_path")}
         for setting in self.given:
             if path := setting.class_path:
-                in_list = found.get(setting.plain) if re.search(r"\.\d+\.", setting.key) else None
-                arguments = defaults_of(path)
-                found[setting.plain] = {**in_list, **(arguments or {})} if in_list else arguments
-        return found
-
-    @cached_property
-    def known(self) -> list[str]:
-        inside = tuple(f"{key}." for key in self._arguments)
-        own = [key for key in self._parser.get_defaults().keys() if not f"{Setting(key, '').plain}.".startswith(inside)]
-        return [*own, *self._arguments, *(f"{key}.{name}" for key, names in self._arguments.items() for name in names or ())]
-
-    def unknown_part(self, setting: Setting) -> str | None:
-        """The shortest beginning of a key that is not known; None if the whole key may be known."""
-        parts = setting.plain.split(".")
-        for start in (".".join(parts[:depth]) for depth in range(1, len(parts) + 1)):
-            if self._arguments.get(start) is not None:
-                continue
-            if start in self.known or "dict_kwargs" in setting.key:
-                return None
-            if not any(key.startswith(f"{start}.") for key in self.known):
-                return start
-        return None
+                others = arguments.get(setting.plain, {}) if re.search(r"\.\d+\.", setting.key) else {}  # of a list
+                arguments[setting.plain] = {**others, **defaults_of(path)}
+        inside = tuple(f"{key}." for key in arguments)
+        own = [each.key for each in defaults if not f"{each.plain}.".startswith(inside)]
+        return [*own, *arguments, *(f"{key}.{name}" for key, names in arguments.items() for name in names)]
 
     def with_full_names(self, args: list[str]) -> list[str]:
         """The words with the full key in place of each bare option that only one setting ends with: `--lr`, and
@@ -143,8 +126,8 @@ def configs_first(args: list[str]) -> list[str]:
     return [*args[:1], *configs, *others]
 
 
-def defaults_of(path: str) -> dict[str, Any] | None:
-    """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; None if it
+def defaults_of(path: str) -> dict[str, Any]:
+    """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; none if it
     cannot be imported."""
     parser = ArgumentParser(exit_on_error=False)
     try:
@@ -153,7 +136,7 @@ def defaults_of(path: str) -> dict[str, Any] | None:
         add(target, fail_untyped=False)
         return parser.get_defaults().as_dict()
     except (ImportError, AttributeError, ValueError, ArgumentError):
-        return None
+        return {}
 
 
 def load_with_environment(text: str) -> Any:
@@ -167,16 +150,15 @@ def load_with_environment(text: str) -> Any:
             return {key: expanded(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return list(map(expanded, value))
-        return _LOADER(re.sub(r"\$\{(\w+)\}", _variable, value)) if isinstance(value, str) and "${" in value else value
+        if isinstance(value, str) and "${" in value:
+            return _LOADER(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value))
+        return value
 
     loaded = _LOADER(text)
-    return loaded if text.startswith("{") else expanded(loaded)
-
-
-def _variable(match: re.Match[str]) -> str:
-    if match[1] not in os.environ:
-        raise yaml.YAMLError(f"the environment has no variable {match[1]}, which {match[0]} stands for")
-    return os.environ[match[1]]
+    try:
+        return expanded(loaded) if isinstance(loaded, dict) and not text.startswith("{") else loaded
+    except KeyError as error:
+        raise yaml.YAMLError(f"the environment has no variable {error}: set it, or write the value") from error
 
 
 def _given(args: list[str]) -> Iterator[Setting]:
@@ -222,11 +204,10 @@ def _of_yaml(text: str, prefix: str, place: str, rank: int) -> Iterator[Setting]
     try:
         root = yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        position = f"{mark.line + 1}:{mark.column + 1}: " if mark else ""
-        raise ValueError(f"{place}{position}not valid YAML: {error.problem}") from error
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise ValueError(f"{place}{line}: not valid YAML: {error.problem}") from error
     if not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"{place.rstrip(':')} holds {'no settings' if root else 'nothing'}: write such as `data: …`")
+        raise ValueError(f"{place.rstrip(':')} holds no settings: write such as `data: …`")
     yield from flat(root, prefix)
 
 

@@ -7,7 +7,6 @@ import re
 import secrets
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,48 +134,41 @@ class CLI(LightningCLI):
         Settings(full, self.verb_parser).check_overridden(config)
 
     def _parsed(self, args: list[str]) -> Namespace:
+        given = Settings(args, self.verb_parser).given
+        paths = [setting.class_path for setting in given if setting.plain == "model.network"]
+        # required arguments of the network that follow the data, with values that they have until it is known
+        self.unknown = accept_function(next(filter(None, reversed(paths)), ""))
+        for setting in given:
+            self.unknown.pop(setting.plain.removeprefix("model.network."), None)
+        follow = [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
         try:
-            self.config = self.parser.parse_args([*args, *self._placeholders(args)])
+            self.config = self.parser.parse_args([*args, *follow])
         except ArgumentError as error:
             errors.stop(errors.explain(str(error), args, self.verb_parser))
         found: Namespace = self.config[self.verb]
         return found
 
-    def _placeholders(self, args: list[str]) -> list[str]:
-        """Flags for the required arguments of the network that follow the data, if they are not given."""
-        given = Settings(args, self.verb_parser).given
-        paths = [setting.class_path for setting in given if setting.plain == "model.network" and setting.class_path]
-        self.unknown = accept_function(paths[-1] if paths else "")
-        for setting in given:
-            self.unknown.pop(setting.plain.removeprefix("model.network."), None)
-        return [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
-
-    def before_instantiate_classes(self) -> None:
+    def instantiate_classes(self) -> None:
         config = self.config[self.verb]
         if not config.ckpt_path:
-            fit_network_to_data(config, self.unknown)
+            self._fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
-        network = worth_recording(config.model.network.as_dict())
-        config.model.network = Namespace(**{**network, "init_args": Namespace(**network.get("init_args", {}))})  # type: ignore[no-untyped-call]
-        if self.verb in ("test", "validate"):
+        spec = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**spec, "init_args": Namespace(**spec.get("init_args", {}))})  # type: ignore[no-untyped-call]
+        if self.verb != "fit":
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
-
-    def instantiate_classes(self) -> None:
-        self._recorded = self.config
-        self.config = self.config.clone()
-        config, model = self.config[self.verb], self.config[self.verb].model
+        self._recorded, self.config = self.config, self.config.clone()
         try:
-            spec = model.network.as_dict()
-            model.network = build_network(spec)
+            network = self.config[self.verb].model.network = build_network(spec)
             tensors = pretrained_weights(spec) if self.verb == "fit" and not config.ckpt_path else None
             if tensors is not None:
-                name = spec["class_path"].rpartition(".")[2]
-                print_line(f"pretrained {name}: {copy_fitting(model.network, tensors, f'pretrained {name}')}")
+                name = f"pretrained {spec['class_path'].rpartition('.')[2]}"
+                print_line(f"{name}: {copy_fitting(network, tensors, name)}")
             super().instantiate_classes()
         except Exception:
-            run_directory.discard(Path(self.config[self.verb].trainer.default_root_dir))
+            run_directory.discard(Path(config.trainer.default_root_dir))
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -185,15 +177,14 @@ class CLI(LightningCLI):
         built = self.config_init[self.verb]
         settings = {**built.trainer, **kwargs}
         self._check_trainer(settings)
-        callbacks = as_list(settings["callbacks"])
-        loggers, plugins = [], as_list(settings["plugins"])
+        callbacks, plugins = as_list(settings["callbacks"]), as_list(settings["plugins"])
+        loggers = []
         if settings["barebones"]:
             settings["log_every_n_steps"] = None  # of a recipe; Lightning refuses it
-        if not settings["barebones"]:
+        else:
             callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
             callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
-            callbacks.append(training.FitTemperature())
-            callbacks.append(training.WriteReport(["python", "main.py", *self.command]))
+            callbacks += [training.FitTemperature(), training.WriteReport(["python", "main.py", *self.command])]
             if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(training.ProgressBar())
             if self.settings is not None:
@@ -255,7 +246,9 @@ class CLI(LightningCLI):
         if trainer.accelerator != "cpu" and (trainer.accelerator != "auto" or gpu):
             return
         if trainer.precision in ("16-mixed", "16", 16):
-            given, trainer.precision = trainer.precision, "bf16-mixed" if multiplies_bf16() else "32-true"
+            # Intel's AMX multiplies bfloat16 some four times as fast as float32; other CPUs are several times slower
+            capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+            given, trainer.precision = trainer.precision, "bf16-mixed" if capabilities.get("amx_bf16") else "32-true"
             self.notes.append(f"{trainer.precision} in place of {given}, which is for GPUs")
         if trainer.sync_batchnorm:
             trainer.sync_batchnorm = False
@@ -286,42 +279,23 @@ class CLI(LightningCLI):
                 arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
                 arguments.id = arguments.id or run_directory.run_id(directory)
 
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (Intel's AMX), some four times as fast as float32;
-    where it does not, bfloat16 is several times slower."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
-
-
-def fit_network_to_data(config: Namespace, unknown: Mapping[str, Any]) -> None:
-    """Gives the network the number of classes, channels and pixels of the data, if it takes such arguments.
-
-    Args:
-        unknown: required arguments of the network with placeholders as their values.
-
-    Raises:
-        ValueError: if the user asked for something else.
-    """
-    source = _build_source(config.data.source)
-    source.prepare()
-    network, defaults = config.model.network, defaults_of(config.model.network.class_path) or {}
-    defaults = {**defaults, **unknown}
-    facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
-    for name, value in facts.items():
-        place = "init_args" if name in defaults else "dict_kwargs"
-        arguments = network.get(place) or {}
-        given = arguments.get(name, defaults.get(name))
-        if given not in (value, defaults.get(name)) and list(given if isinstance(given, tuple) else ()) != value:
-            raise ValueError(
-                f"model.network.{place}.{name} is {given}, but the data has {value}: leave it out, it follows the data"
-            )
-        arguments[name] = value
-        network[place] = arguments
-
-
-def _build_source(spec: Namespace) -> Source:
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(Source, "source")
-    source: Source = parser.instantiate(parser.parse_object({"source": spec})).source
-    return source
+    def _fit_network_to_data(self, config: Namespace) -> None:
+        """Gives the network the number of classes, channels and pixels of the data, if it takes such arguments."""
+        parser = ArgumentParser()
+        parser.add_subclass_arguments(Source, "source")
+        source: Source = parser.instantiate(parser.parse_object({"source": config.data.source})).source
+        source.prepare()
+        network = config.model.network
+        defaults = {**defaults_of(network.class_path), **self.unknown}
+        facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
+        for name, value in facts.items():
+            place = "init_args" if name in defaults else "dict_kwargs"
+            arguments = network.get(place) or {}
+            given = arguments.get(name, defaults.get(name))
+            if given not in (value, defaults.get(name)) and list(given if isinstance(given, tuple) else ()) != value:
+                raise ValueError(
+                    f"model.network.{place}.{name} is {given}, but the data has {value}: leave it out, it follows the "
+                    "data"
+                )
+            arguments[name] = value
+            network[place] = arguments

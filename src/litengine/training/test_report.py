@@ -70,7 +70,7 @@ class WriteReport(Callback):
         names: Any = pl_module.class_names
         self._batches, self._indices = [], indices.tolist()
         self._results = Results(labels, ranking, probabilities, names)
-        if pl_module.temperature != 1:
+        if pl_module.temperature != 1 and not pl_module.members:
             self._uncalibrated = replace(self._results, probabilities=uncalibrated)
         of_module: Any = pl_module.metrics
         new = {f"test/{name}": value for name, value in self._results.metrics.items() if name != "acc"}
