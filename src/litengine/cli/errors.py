@@ -21,7 +21,7 @@ LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
 # Lines of jsonargparse that repeat a type, or the value
 NOISE = re.compile(
     r"^\s*(?:- )?(?:Does not validate|Subtypes:|Errors:|Given value|Subclass types|a class path|a dict|"
-    r"Expected a path|Expected a <class 'NoneType'>|Not a valid subclass of Callback).*$"
+    r"Expected a path|Expected a <class '(?:NoneType|collections.abc.Iterable)'>|Not a valid subclass of Callback).*$"
     r"|Type typing\.Callable.*?callable class: |\.? Got value: .*$|<class '|'>|typing\.|collections\.abc\.",
     re.M,
 )
@@ -29,6 +29,7 @@ NOISE = re.compile(
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
+    message = _without_types(message) if NOISE.search(message) else message
     lines = [visible(line) for line in message.strip().split("\n")]  # a library's message may have several
     sys.stderr.write("error: " + "\n".join(lines) + "\n")
     sys.exit(2)
@@ -88,8 +89,7 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
         advice = {".ckpt": f"{args[0]} takes one checkpoint", ".yaml": f"did you mean --config {word}?"}
         advice = {"=": f"write --{keys[0]} {value}"} if keys else advice
         return f"unexpected {word}: {advice.get(equals or Path(word).suffix, 'options begin with --')}"
-    lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
-    reason = " ".join(dict.fromkeys(line for line in lines if line))
+    reason = _without_types(message)
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     about = [setting for setting in settings.given if key and f"{setting.plain}.".startswith(f"{key}.")]
     if not about:
@@ -97,6 +97,13 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
     setting = next((each for each in reversed(about) if each.value and each.value in message), about[-1])
     reason = re.sub(r'Parser key "[^"]+": ?', "", reason)
     return f"{setting} is {setting.value or 'not right'}: {reason}{_class_meant(setting)}"
+
+
+def _without_types(message: str) -> str:
+    """A message of jsonargparse in one line, without the types that it tried, and with what to do about a package."""
+    lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
+    reason = " ".join(dict.fromkeys(line for line in lines if line))
+    return f"{reason}: pip install timm" if "No module named 'timm'" in reason else reason
 
 
 def _meant(near: list[str], known: list[str]) -> str:

@@ -126,6 +126,20 @@ def configs_first(args: list[str]) -> list[str]:
     return [*args[:1], *configs, *others]
 
 
+def split_items(args: list[str]) -> tuple[list[str], list[tuple[str, int, str, Any]]]:
+    """The words of a command line without flags for one item of a list, such as `--data.augment.0.padding 4`; and of
+    each such flag the key of the list, the position, the argument and the value."""
+    others, items = [], []
+    words = iter(args)
+    for word in words:
+        if found := re.fullmatch(r"--([\w.]+)\.(\d+)\.(?:init_args\.)?(\w+)(?:=(.*))?", word):
+            value = found[4] if found[4] is not None else next(words, "")
+            items.append((found[1], int(found[2]), found[3], yaml.safe_load(value)))
+        else:
+            others.append(word)
+    return others, items
+
+
 def defaults_of(path: str) -> dict[str, Any]:
     """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; none if it
     cannot be imported."""

@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from litengine import project, training
 from litengine.cli import VERBS, errors
 from litengine.cli.remembered import as_list, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first, defaults_of
+from litengine.cli.settings import Settings, configs_first, defaults_of, split_items
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.inference.predictor import load_several
@@ -41,7 +41,7 @@ TRAINER_DEFAULTS = {
 }
 EPILOG = (
     "A flag may leave out init_args (--model.network.dropout 0.2), and all but the last name if no other setting ends "
-    "with it (--dropout 0.2, --lr, --epochs). Of a list, a flag changes the last item: --data.augment.padding 4. "
+    "with it (--dropout 0.2, --lr, --epochs). A flag changes one item of a list: --data.augment.0.padding 4. "
     "Configs may use ${VARIABLES} of the environment. Flags win over configs, later configs over earlier ones."
 )
 RESUME_HELP = (
@@ -140,8 +140,17 @@ class CLI(LightningCLI):
         self.unknown = accept_function(next(filter(None, reversed(paths)), ""))
         for setting in given:
             self.unknown.pop(setting.plain.removeprefix("model.network."), None)
+        args, items = split_items(args)
         follow = [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
         try:
+            for key, number, name, value in items:
+                silent = [word for word in args if not word.startswith("--print_config")]
+                entries = as_list(self.parser.parse_args([*silent, *follow])[self.verb].get(key))
+                if number >= len(entries):
+                    raise ValueError(f"--{key}.{number}.{name}: {key} has {len(entries)} items, counted from 0")
+                entries = [entry.as_dict() for entry in entries]
+                entries[number].setdefault("init_args", {})[name] = value
+                args = [*args, f"--{key}={json.dumps(entries)}"]
             self.config = self.parser.parse_args([*args, *follow])
         except ArgumentError as error:
             errors.stop(errors.explain(str(error), args, self.verb_parser))
@@ -274,7 +283,7 @@ class CLI(LightningCLI):
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments:
+            if "id" in arguments:  # W&B
                 arguments.project = arguments.project or os.environ.get("WANDB_PROJECT") or project.package()
                 arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
                 arguments.id = arguments.id or run_directory.run_id(directory)
