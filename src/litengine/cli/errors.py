@@ -7,7 +7,6 @@ import sys
 import traceback
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -57,9 +56,9 @@ def is_for_the_user(error: Exception) -> bool:
         if isinstance(error, MisconfigurationException | ValueError):
             return True
     is_built = any(frame.f_code.co_name in ("instantiate_classes", "configure_optimizers") for frame in frames)
-    if is_built or module.startswith("lightning.pytorch.callbacks."):
-        return package in LIBRARIES and isinstance(error, ValueError | TypeError | RuntimeError | ImportError)
-    return False
+    is_of_settings = is_built or module.startswith("lightning.pytorch.callbacks.")
+    kinds = (ValueError, TypeError, RuntimeError, ImportError)
+    return is_of_settings and package in LIBRARIES and isinstance(error, kinds)
 
 
 def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
@@ -71,7 +70,7 @@ def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
         return f"{given} comes first, and all options and configs after it: {given} --config …"
     if not args or args[0].startswith("-"):
         return f"say what to do: {', '.join(verbs)}"
-    return f"unknown verb {args[0]}{_meant(get_close_matches(args[0], verbs, 1), verbs)}"
+    return f"unknown verb {args[0]}{_meant(args[0], verbs)}"
 
 
 def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
@@ -82,13 +81,14 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
         for setting in reversed(settings.given):
             if setting.plain not in settings.known and f".{setting.plain}".endswith(name):
                 what = f"{setting.place}unknown key " if setting.place else "unknown option --"
-                return f"{what}{setting.key}{_key_meant(setting.plain, settings.known, '' if setting.place else '--')}"
+                return f"{what}{setting.key}{_meant(setting.plain, settings.known, '' if setting.place else '--')}"
     elif unknown := re.search(r"unrecognized arguments: (\S+)", message):
         name, equals, value = (word := unknown[1]).partition("=")
         keys = [key for key in settings.known if equals and f".{key}".endswith(f".{Setting(name, value).plain}")]
-        advice = {".ckpt": f"{args[0]} takes one checkpoint", ".yaml": f"did you mean --config {word}?"}
-        advice = {"=": f"write --{keys[0]} {value}"} if keys else advice
-        return f"unexpected {word}: {advice.get(equals or Path(word).suffix, 'options begin with --')}"
+        if keys:
+            return f"unexpected {word}: write --{keys[0]} {value}"
+        advice = f"{args[0]} takes one checkpoint" if word.endswith(".ckpt") else "a config follows --config"
+        return f"unexpected {word}: {advice}"
     reason = _without_types(message)
     key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
     about = [setting for setting in settings.given if key and f"{setting.plain}.".startswith(f"{key}.")]
@@ -106,24 +106,20 @@ def _without_types(message: str) -> str:
     return f"{reason}: pip install timm" if "No module named 'timm'" in reason else reason
 
 
-def _meant(near: list[str], known: list[str]) -> str:
-    if near or not known:
-        return f": did you mean {near[0]}?" if near else ""
-    return f": known are {', '.join(known[:8])}{', …' * (len(known) > 8)}"
-
-
-def _key_meant(unknown: str, known: list[str], dashes: str) -> str:
+def _meant(unknown: str, known: list[str], dashes: str = "") -> str:
     """The key beside an unknown one with a similar name, or one elsewhere with its name."""
-    start = ""
+    start, wrong, beside = "", unknown, known
     for wrong in unknown.split("."):
-        beside = dict.fromkeys(key.removeprefix(start).split(".")[0] for key in known if key.startswith(start))
+        beside = list(dict.fromkeys(k.removeprefix(start).split(".")[0] for k in known if k.startswith(start)))
         if wrong not in beside:
             break
         start += f"{wrong}."
     elsewhere = {key.rpartition(".")[2]: key for key in reversed(known)}
     near = [f"{start}{name}" for name in get_close_matches(wrong, beside, 1)]
     near = near or [elsewhere[name] for name in get_close_matches(wrong, elsewhere, 1, cutoff=0.7)]
-    return _meant([f"{dashes}{key}" for key in near], list(beside))
+    if near:
+        return f": did you mean {dashes}{near[0]}?"
+    return f": known are {', '.join(beside[:8])}{', …' * (len(beside) > 8)}" if beside else ""
 
 
 def _class_meant(setting: Setting) -> str:

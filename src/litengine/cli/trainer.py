@@ -23,7 +23,7 @@ from litengine.cli.remembered import as_list, with_what_is_remembered
 from litengine.cli.settings import Settings, configs_first, defaults_of, split_items
 from litengine.data import Source
 from litengine.distributed import is_lost_process
-from litengine.inference.predictor import load_several
+from litengine.inference.predictor import Ensemble, load
 from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
 from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
@@ -227,7 +227,7 @@ class CLI(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         if self.others:  # of the first one Lightning reads the checkpoint
             paths, trusted = [kwargs["ckpt_path"], *self.others], [project.package(), *self.config.test.trust]
-            ensemble = load_several(paths, self.trainer.strategy.root_device, trusted)
+            ensemble = Ensemble({path: load(path, self.trainer.strategy.root_device, trusted) for path in paths})
             self.model.members = [member.classifier for member in ensemble.members[1:]]
         self.trainer.test(**kwargs)
 

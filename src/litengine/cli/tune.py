@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -30,7 +30,7 @@ class TuneCLI(CLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config.fit
         self.range_test = RateRangeTest(given.steps, given.lowest, given.highest)
-        callbacks = [self.range_test] if given.find == "rate" else []
+        callbacks: list[Callback] = [self.range_test] if given.find == "rate" else []
         if given.trainer.enable_progress_bar is not False:
             callbacks.append(training.ProgressBar())
         quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
