@@ -50,15 +50,16 @@ def is_for_the_user(error: Exception) -> bool:
         return isinstance(error, ValueError | OSError)
     if isinstance(error, OSError):
         return error.errno in NOT_A_BUG
-    if package == "lightning":
+    if module.startswith("lightning."):
         from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
 
         if isinstance(error, MisconfigurationException | ValueError):
             return True
-    is_built = any(frame.f_code.co_name in ("instantiate_classes", "configure_optimizers") for frame in frames)
-    is_of_settings = is_built or module.startswith("lightning.pytorch.callbacks.")
-    kinds = (ValueError, TypeError, RuntimeError, ImportError)
-    return is_of_settings and package in LIBRARIES and isinstance(error, kinds)
+    if not module.startswith("lightning.pytorch.callbacks."):
+        callers = {frame.f_code.co_name for frame in frames}
+        if not callers & {"instantiate_classes", "configure_optimizers"} or package not in LIBRARIES:
+            return False
+    return isinstance(error, ValueError | TypeError | RuntimeError | ImportError)
 
 
 def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
@@ -89,14 +90,13 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
             return f"unexpected {word}: write --{keys[0]} {value}"
         advice = f"{args[0]} takes one checkpoint" if word.endswith(".ckpt") else "a config follows --config"
         return f"unexpected {word}: {advice}"
-    reason = _without_types(message)
-    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
-    about = [setting for setting in settings.given if key and f"{setting.plain}.".startswith(f"{key}.")]
-    if not about:
-        return re.sub(r'Parser key "([^"]+)"', r"\1", reason)
-    setting = next((each for each in reversed(about) if each.value and each.value in message), about[-1])
-    reason = re.sub(r'Parser key "[^"]+": ?', "", reason)
-    return f"{setting} is {setting.value or 'not right'}: {reason}{_class_meant(setting)}"
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    reason = re.sub(r'Parser key "[^"]+":? ?', "", _without_types(message))
+    about = [each for each in settings.given if keys and f"{each.plain}.".startswith(f"{keys[0]}.")]
+    for setting in reversed(about):
+        if setting.value and setting.value in message:
+            return f"{setting} is {setting.value}: {reason}{_class_meant(setting.class_path)}"
+    return f"{'.'.join(dict.fromkeys(keys))}: {reason}" if keys else reason
 
 
 def _without_types(message: str) -> str:
@@ -107,26 +107,20 @@ def _without_types(message: str) -> str:
 
 
 def _meant(unknown: str, known: list[str], dashes: str = "") -> str:
-    """The key beside an unknown one with a similar name, or one elsewhere with its name."""
-    start, wrong, beside = "", unknown, known
-    for wrong in unknown.split("."):
-        beside = list(dict.fromkeys(k.removeprefix(start).split(".")[0] for k in known if k.startswith(start)))
-        if wrong not in beside:
-            break
-        start += f"{wrong}."
-    elsewhere = {key.rpartition(".")[2]: key for key in reversed(known)}
-    near = [f"{start}{name}" for name in get_close_matches(wrong, beside, 1)]
-    near = near or [elsewhere[name] for name in get_close_matches(wrong, elsewhere, 1, cutoff=0.7)]
-    if near:
-        return f": did you mean {dashes}{near[0]}?"
+    """The key with a similar last name, if possible beside the unknown one."""
+    parent, _, wrong = unknown.rpartition(".")
+    beside = [key for key in known if key.rpartition(".")[0] == parent]
+    by_name = {key.rpartition(".")[2]: key for key in [*reversed(known), *beside]}
+    if near := get_close_matches(wrong, by_name, 1):
+        return f": did you mean {dashes}{by_name[near[0]]}?"
     return f": known are {', '.join(beside[:8])}{', …' * (len(beside) > 8)}" if beside else ""
 
 
-def _class_meant(setting: Setting) -> str:
-    """A class with a similar name, where a class is expected that cannot be imported."""
-    home, _, name = setting.class_path.rpartition(".")
+def _class_meant(path: str) -> str:
+    """A class with a similar name, in place of one that cannot be imported."""
+    home, _, name = path.rpartition(".")
     try:
-        names = [known for known in dir(import_module(home)) if known[0].isupper() or "." in setting.value]
+        names = dir(import_module(home))
     except (ImportError, ValueError):  # no such module; no class
         return ""
     near = get_close_matches(name, names, 1)

@@ -42,8 +42,8 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
     if paths:
         remembered = read_config(paths[0], [project.package(), *given.trust])
         if verb != "fit":
-            directory = None if len(paths) > 1 else run_directory.run_dir_of(paths[0])
-            remembered["trainer"] = {"logger": tracker_of(directory)}
+            directory = run_directory.run_dir_of(paths[0]) if len(paths) == 1 else None
+            remembered["trainer"] = {"logger": _tracker_of(directory) if directory else False}
         if given.images:  # all of a folder of class folders, in the size of the checkpoint's images
             source = {"root": given.images, "test_fraction": 1, "image_size": read(paths[0])["data"]["image_shape"][1]}
             rest += ["--data.source=litengine.data.ImageFolder"]
@@ -85,13 +85,13 @@ def _config_of(directory: Path) -> Any:
     return project.renamed(recorded, [project.package()])
 
 
-def tracker_of(directory: Path | None) -> Any:
+def _tracker_of(directory: Path) -> Any:
     """The W&B logger with which a test continues the run of its checkpoint; False if there is none.
 
     Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
     or mode, the images of the test would be uploaded to where the stranger says.
     """
-    loggers = as_list(_config_of(directory)["trainer"]["logger"]) if directory else []
+    loggers = as_list(_config_of(directory)["trainer"]["logger"])
     ours = [logger for logger in loggers if logger["class_path"] == "litengine.loggers.Wandb"]
     usual = inspect.signature(Wandb).parameters
     for logger in ours:
@@ -99,7 +99,7 @@ def tracker_of(directory: Path | None) -> Any:
         logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
         where = {key: settings[key] for key in ("project", "entity", "mode") if key in settings}
         if ignored := [f"{key} {value}" for key, value in where.items() if value != usual[key].default]:
-            config = relative(directory / run_directory.CONFIG) if directory else ""
+            config = relative(directory / run_directory.CONFIG)
             print_line(
                 escape(f"W&B's {', '.join(ignored)} in {config} is not used: if the run is yours, give it by a flag")
             )
