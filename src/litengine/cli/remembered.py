@@ -27,7 +27,7 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
         The command line, with one checkpoint; the other checkpoints of a test, which averages them.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--ckpt_path", nargs="+", default=[])
+    parser.add_argument("--ckpt_path", nargs="*", default=[])
     rest = parser.parse_known_args(args[1:])[1]
     parser.add_argument("--config", action="append")
     parser.add_argument("--trust", nargs="*", default=[])
