@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from project_for_tests import load, main
+from project_for_tests import ImageClassifier, load, main
 
 from litengine.data import Digits
+from litengine.training.rate_test import fix_schedule
 
 TINY = ["--model.network.widths", "[4]", "--model.network.hidden", "8", "--trainer.logger", "false"]
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
@@ -68,6 +69,12 @@ def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
     metrics = json.loads((report / "metrics.json").read_text())
     loss = torch.nn.functional.nll_loss(each.mean(0).log(), arrays.labels)
     assert metrics["test/loss"] == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_tune_takes_the_schedule_out_whatever_the_project_calls_it() -> None:
+    model = ImageClassifier(torch.nn.Linear(2, 2), lr_scheduler=lambda optimizer: pytest.fail("a schedule was made"))
+    fix_schedule(model)
+    assert isinstance(model.configure_optimizers(), torch.optim.Adam)
 
 
 def test_tune_leaves_no_run_that_could_be_resumed(capsys: pytest.CaptureFixture[str]) -> None:

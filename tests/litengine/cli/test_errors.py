@@ -24,7 +24,7 @@ MISTAKES = [
     ("fit --trainer.max_epoch=3", "", "--trainer.max_epoch: did you mean --trainer.max_epochs?"),
     ("fit --dropuot 0.2", "", "--dropuot: did you mean --model.network.dropout?"),
     ("fit --data.source ImageFolder --data.source.rot x", "", "rot: did you mean --data.source.root?"),
-    ("fit --data.augment.2.padding 3", "", "data.augment has 1 items, counted from 0"),
+    ("fit --data.augment.2.padding 3", "", "data.augment has 0 items, counted from 0"),
     ("fit --config my.yaml", f"{SGD}lrr: 1\n", "my.yaml:5: unknown key model.optimizer.init_args.lrr: did you mean"),
     ("fit --config my.yaml", f"{STOP}ping\n    init_args:\n      montor: x\n", "my.yaml:5: unknown key", "monitor?"),
     ("fit --trainer.max_epochs many", "", "--trainer.max_epochs is many: Expected a int"),
