@@ -176,6 +176,10 @@ class CLI(LightningCLI):
                 name = f"pretrained {spec['class_path'].rpartition('.')[2]}"
                 print_line(f"{name}: {copy_fitting(network, tensors, name)}")
             super().instantiate_classes()
+            if self.others:  # of the first one Lightning reads the checkpoint
+                paths, trusted = [config.ckpt_path, *self.others], [project.package(), *config.trust]
+                ensemble = Ensemble({path: load(path, self.trainer.strategy.root_device, trusted) for path in paths})
+                self.model.members = [member.classifier for member in ensemble.members[1:]]
         except Exception:
             run_directory.discard(Path(config.trainer.default_root_dir))
             raise
@@ -223,13 +227,6 @@ class CLI(LightningCLI):
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "
                 "hold whole weights: use --trainer.strategy ddp"
             )
-
-    def test(self, **kwargs: Any) -> None:
-        if self.others:  # of the first one Lightning reads the checkpoint
-            paths, trusted = [kwargs["ckpt_path"], *self.others], [project.package(), *self.config.test.trust]
-            ensemble = Ensemble({path: load(path, self.trainer.strategy.root_device, trusted) for path in paths})
-            self.model.members = [member.classifier for member in ensemble.members[1:]]
-        self.trainer.test(**kwargs)
 
     def fit(self, **kwargs: Any) -> None:
         try:
