@@ -178,7 +178,10 @@ class Watch(Callback):
 
     def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
         gradients = [float(each.grad.abs().max()) for each in module.parameters() if each.grad is not None]
-        self.steps, self.largest = trainer.global_step, max([self.largest, *gradients])
+        self.largest = max([self.largest, *gradients])
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.steps = trainer.global_step
 
 
 def watched(**settings: Any) -> Watch:
