@@ -88,6 +88,8 @@ class ClassifierModule(LightningModule):
         self.network = network
         self.tta: TTA = tta
         self.temperature = 1.0  # of a checkpoint (see `litengine.training.calibration`)
+        self.members: list[Any] = []  # other classifiers, whose probabilities a test averages with its own
+        self.has_schedule = True  # False: `with_schedule` makes none, because a callback sets the rate
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
         self.class_counts: list[int] = []  # training images of each class; known in a fit
@@ -119,16 +121,20 @@ class ClassifierModule(LightningModule):
         """Logits (N, classes) of images (N, C, H, W), averaged over the views of `tta`.
 
         By default they are those of prediction: averaged over the model's own views, divided by the temperature of the
-        checkpoint.
+        checkpoint; in a test of several checkpoints the logarithm of their mean probabilities.
 
         With several processes a small last batch may leave a process without images (N = 0), which many networks
         cannot take.
         """
         if not len(images):
             return self.infer(images.new_zeros(1, *images.shape[1:]), tta)[:0]
-        if tta is None:
-            return average(self.network, self.normalize(images), self.tta) / self.temperature
-        return average(self.network, self.normalize(images), tta)
+        if tta is not None:
+            return average(self.network, self.normalize(images), tta)
+        logits = average(self.network, self.normalize(images), self.tta) / self.temperature
+        if not self.members:
+            return logits
+        each = torch.stack([logits, *(member.infer(images) for member in self.members)])
+        return each.float().log_softmax(2).logsumexp(0) - math.log(len(each))
 
     def outputs(self, images: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """What the network makes of normalised images: its logits (N, classes), and those of its auxiliary heads, each
@@ -187,7 +193,7 @@ class ClassifierModule(LightningModule):
         Raises:
             ValueError: if ReduceLROnPlateau watches a metric of validation and nothing is validated.
         """
-        if factory is None:
+        if factory is None or not self.has_schedule:
             return optimizer
         schedule, interval = make_schedule(
             factory,

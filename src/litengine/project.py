@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ def version() -> str:
 
 
 def model_class() -> "type[ClassifierModule]":
-    found: type[ClassifierModule] = _load(_paths[0])
+    found: type[ClassifierModule] = resolve_name(_paths[0])
     return found
 
 
 def data_class() -> "type[ClassificationData]":
-    found: type[ClassificationData] = _load(_paths[1])
+    found: type[ClassificationData] = resolve_name(_paths[1])
     return found
 
 
@@ -44,31 +45,27 @@ def command() -> list[str]:
     return [sys.executable, "-m", "litengine", *_paths]
 
 
+def renamed(config: Any, packages: Iterable[str]) -> Any:
+    """A config with the present names in place of those that these packages had before (`FORMER_NAMES`)."""
+    present = {former: package for package in packages for former in former_names(package)}
+    if not present:
+        return config
+    class_path = re.compile(rf"({'|'.join(map(re.escape, present))})(?=(\.[A-Za-z_]\w*)+$)")
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return list(map(changed, value))
+        found = class_path.match(value) if isinstance(value, str) else None
+        return f"{present[found[1]]}{value[found.end() :]}" if found else value
+
+    return changed(config)
+
+
 def former_names(package: str) -> tuple[str, ...]:
     """Names that a package had before it was renamed; checkpoints of that time use them."""
     try:
         return tuple(getattr(import_module(package), "FORMER_NAMES", ()))
     except ImportError:
         return ()
-
-
-def renamed(value: Any, packages: Iterable[str]) -> Any:
-    """A config with the present names in place of those that these packages had before."""
-    for package in packages:
-        for former in former_names(package):
-            value = _replaced(value, re.compile(rf"{former}(?=(\.[A-Za-z_]\w*)+$)"), package)
-    return value
-
-
-def _replaced(value: Any, former: re.Pattern[str], package: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _replaced(inner, former, package) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_replaced(inner, former, package) for inner in value]
-    return former.sub(package, value, count=1) if isinstance(value, str) and former.match(value) else value
-
-
-def _load(path: str) -> type:
-    module, _, name = path.rpartition(".")
-    found: type = getattr(import_module(module), name)
-    return found

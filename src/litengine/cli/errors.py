@@ -5,25 +5,22 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import import_module
-from pathlib import Path
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 
 from litengine import project
-from litengine.cli.settings import Setting, Settings, full_path, plain
+from litengine.cli.settings import Setting, Settings
 from litengine.files import visible
 
-LISTED = 8  # known names in a message
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
 # Lines of jsonargparse that repeat a type, or the value
 NOISE = re.compile(
     r"^\s*(?:- )?(?:Does not validate|Subtypes:|Errors:|Given value|Subclass types|a class path|a dict|"
-    r"Expected a path|Expected a <class 'NoneType'>|Not a valid subclass of Callback).*$"
+    r"Expected a path|Expected a <class '(?:NoneType|collections.abc.Iterable)'>|Not a valid subclass of Callback).*$"
     r"|Type typing\.Callable.*?callable class: |\.? Got value: .*$|<class '|'>|typing\.|collections\.abc\.",
     re.M,
 )
@@ -31,6 +28,7 @@ NOISE = re.compile(
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
+    message = _without_types(message) if NOISE.search(message) else message
     lines = [visible(line) for line in message.strip().split("\n")]  # a library's message may have several
     sys.stderr.write("error: " + "\n".join(lines) + "\n")
     sys.exit(2)
@@ -45,89 +43,104 @@ def is_for_the_user(error: Exception) -> bool:
     """
     if os.environ.get("LITENGINE_TRACEBACK"):
         return False
-    from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
-
-    if isinstance(error, MisconfigurationException) or (isinstance(error, OSError) and error.errno in NOT_A_BUG):
+    if _in_restoring(error):
         return True
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    modules = [str(frame.f_globals.get("__name__", "")) for frame in frames] or [""]
-    package = modules[-1].partition(".")[0]
+    module = str(frames[-1].f_globals.get("__name__"))
+    package = module.partition(".")[0]
     if package in ("litengine", project.package()):
         return isinstance(error, ValueError | OSError)
-    building = any(frame.f_code.co_name in ("instantiate_classes", "configure_optimizers") for frame in frames)
-    if building or modules[-1].startswith("lightning.pytorch.callbacks."):
-        return package in LIBRARIES and isinstance(error, ValueError | TypeError | RuntimeError | ImportError)
-    return package == "lightning" and isinstance(error, ValueError)
+    if isinstance(error, OSError):
+        return error.errno in NOT_A_BUG
+    if module.startswith("lightning."):
+        from lightning.fabric.utilities.exceptions import MisconfigurationException  # slow
+
+        if isinstance(error, MisconfigurationException | ValueError):
+            return True
+    if not module.startswith("lightning.pytorch.callbacks."):
+        callers = {frame.f_code.co_name for frame in frames}
+        if not callers & {"instantiate_classes", "configure_optimizers"} or package not in LIBRARIES:
+            return False
+    return isinstance(error, ValueError | TypeError | RuntimeError | ImportError)
+
+
+def message(error: Exception) -> str:
+    """What `stop` prints of an error that is for the user."""
+    if not _in_restoring(error):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+    return f"the checkpoint cannot be restored: {type(error).__name__}: {error} ({place})"
+
+
+def _in_restoring(error: Exception) -> bool:
+    """Whether Lightning met the error while it restored a checkpoint, which may be damaged or a stranger's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, AttributeError | IndexError | KeyError | RuntimeError | TypeError) and any(
+        frame.filename.endswith("checkpoint_connector.py") and "restore" in frame.name for frame in frames
+    )
 
 
 def wrong_verb(args: list[str], verbs: list[str]) -> str | None:
     """What is wrong with a command line that does not begin with a verb."""
     if args and args[0] in verbs:
         twice = [arg for arg in args if arg.partition("=")[0] == "--ckpt_path"][1:]
-        if twice and args[0] == "predict":
-            return "give --ckpt_path once, with all checkpoints after it"
-        return f"{args[0]} takes one checkpoint: give --ckpt_path once" if twice else None
+        return "give --ckpt_path once; predict and test take several checkpoints after it" if twice else None
     if given := next((arg for arg in args if arg in verbs), None):
         return f"{given} comes first, and all options and configs after it: {given} --config …"
     if not args or args[0].startswith("-"):
         return f"say what to do: {', '.join(verbs)}"
-    return f"unknown verb {args[0]}{hint(get_close_matches(args[0], verbs, 1), verbs)}"
+    return f"unknown verb {args[0]}{_meant(args[0], verbs)}"
 
 
 def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
     """jsonargparse's message about a command line in one line: with the place, without its dumps of types."""
     settings = Settings(args, parser)
-    for setting in settings.given:
-        if (unknown := settings.unknown_part(setting.key)) and unknown.rpartition(".")[2] in message:
-            what = f"unknown key {setting.key}" if setting.place else f"unknown option --{setting.key}"
-            return f"{setting.place}{what}{_meant(unknown, settings, '' if setting.place else '--')}"
-    for word in args[1:]:
-        if not word.startswith("-") and message.endswith((f": {word}", f" {word}")) and "unrecognized" in message:
-            key, equals, value = word.partition("=")
-            if equals and not settings.unknown_part(key):
-                return f"unexpected {word}: write --{key} {value}"
-            if word.endswith(".ckpt"):
-                return f"unexpected {word}: {args[0]} takes one checkpoint"
-            return f"unexpected {word}" + (f": did you mean --config {word}?" if Path(word).is_file() else "")
+    if unknown := re.search(r"[Oo]ption '([\w.]+)'|unrecognized arguments: --([\w.]+)", message):
+        name = f".{unknown[1] or unknown[2]}"
+        for setting in reversed(settings.given):
+            if setting.plain not in settings.known and f".{setting.plain}".endswith(name):
+                what = f"{setting.place}unknown key " if setting.place else "unknown option --"
+                return f"{what}{setting.key}{_meant(setting.plain, settings.known, '' if setting.place else '--')}"
+    elif unknown := re.search(r"unrecognized arguments: (\S+)", message):
+        name, equals, value = (word := unknown[1]).partition("=")
+        keys = [key for key in settings.known if equals and f".{key}".endswith(f".{Setting(name, value).plain}")]
+        if keys:
+            return f"unexpected {word}: write --{keys[0]} {value}"
+        advice = f"{args[0]} takes one checkpoint" if word.endswith(".ckpt") else "a config follows --config"
+        return f"unexpected {word}: {advice}"
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    reason = re.sub(r'Parser key "[^"]+":? ?', "", _without_types(message))
+    about = [each for each in settings.given if keys and f"{each.plain}.".startswith(f"{keys[0]}.")]
+    for setting in reversed(about):
+        if setting.value and setting.value in message:
+            return f"{setting} is {setting.value}: {reason}{_class_meant(setting.class_path)}"
+    return f"{'.'.join(dict.fromkeys(keys))}: {reason}" if keys else reason
+
+
+def _without_types(message: str) -> str:
+    """A message of jsonargparse in one line, without the types that it tried, and with what to do about a package."""
     lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
     reason = " ".join(dict.fromkeys(line for line in lines if line))
-    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
-    about = [s for s in settings.given if key and f"{plain(s.key)}.".startswith(f"{key}.")]
-    if not about:
-        return re.sub(r'Parser key "([^"]+)"', r"\1", reason)
-    setting = next((s for s in reversed(about) if s.value and s.value in message), about[-1])
-    reason = re.sub(r'Parser key "[^"]+": ?', "", reason)
-    return f"{setting} is {setting.value or 'not right'}: {reason}{_class_meant(setting)}"
+    return f"{reason}: pip install timm" if "No module named 'timm'" in reason else reason
 
 
-def hint(near: list[str], known: Iterable[str]) -> str:
-    known = list(known)
-    if near:
-        return f": did you mean {near[0]}?"
-    return f": known are {', '.join(known[:LISTED])}{', …' * (len(known) > LISTED)}" if known else ""
-
-
-def _meant(unknown: str, settings: Settings, dashes: str) -> str:
-    """The key beside an unknown one with a similar name, or one elsewhere with its name."""
+def _meant(unknown: str, known: list[str], dashes: str = "") -> str:
+    """The key with a similar last name, if possible beside the unknown one."""
     parent, _, wrong = unknown.rpartition(".")
-    start = f"{parent}." if parent else ""
-    beside = dict.fromkeys(k.removeprefix(start).split(".")[0] for k in settings.known if k.startswith(start))
-    if near := get_close_matches(wrong, beside, 1):
-        return hint([f"{dashes}{start}{near[0]}"], [])
-    leaves = {key.rpartition(".")[2]: key for key in reversed(settings.known)}
-    return hint([f"{dashes}{leaves[leaf]}" for leaf in get_close_matches(wrong, leaves, 1, cutoff=0.7)], beside)
+    beside = [key for key in known if key.rpartition(".")[0] == parent]
+    by_name = {key.rpartition(".")[2]: key for key in [*reversed(known), *beside]}
+    if near := get_close_matches(wrong, by_name, 1):
+        return f": did you mean {dashes}{by_name[near[0]]}?"
+    return f": known are {', '.join(beside[:8])}{', …' * (len(beside) > 8)}" if beside else ""
 
 
-def _class_meant(setting: Setting) -> str:
-    """A class with a similar name, where a class is expected that cannot be imported."""
-    module = setting.value.rpartition(".")[0]
-    home, _, name = full_path(plain(setting.key), setting.value).rpartition(".")
-    if not home or not re.fullmatch(r"[\w.]+", setting.value):
-        return ""
+def _class_meant(path: str) -> str:
+    """A class with a similar name, in place of one that cannot be imported."""
+    home, _, name = path.rpartition(".")
     try:
-        names = [known for known in dir(import_module(home)) if known[0].isupper() or module]
-    except ImportError:
-        beside = Path(f"{home.partition('.')[0]}.py")
-        return f" ({beside} is here, but Python looks for it on PYTHONPATH only)" if beside.exists() else ""
-    near = [] if name in names else get_close_matches(name, names, 1)
-    return f"; did you mean {home}.{near[0]}?" if near else ""
+        names = dir(import_module(home))
+    except (ImportError, ValueError):  # no such module; no class
+        return ""
+    near = get_close_matches(name, names, 1)
+    return f"; did you mean {home}.{near[0]}?" if near and name not in names else ""

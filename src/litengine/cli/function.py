@@ -5,16 +5,32 @@ from argparse import ArgumentError
 from collections.abc import Callable
 from typing import Any
 
-from docstring_parser import parse as parse_docstring
+from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from litengine import project
 from litengine.cli import errors
 
 
-def run(function: Callable[..., Any], args: list[str]) -> None:
-    """Calls `function` with the options in `args`, of which the first is the verb."""
-    parser = make_parser(function)
+def call(function: Callable[..., Any], args: list[str]) -> None:
+    """Calls `function` with the options in `args` after the verb. One that is a list[str] takes several words."""
+    documentation = parse(inspect.getdoc(function) or "")
+    parser = ArgumentParser(
+        prog=f"main.py {args[0]}",
+        description=documentation.short_description,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    arguments = inspect.signature(function).parameters
+    several = {name for name, argument in arguments.items() if argument.annotation == list[str]}
+    parser.add_function_arguments(function, skip={*several}, as_group=False)
+    for described in documentation.params:
+        if (name := described.arg_name) in several:
+            default, described_as = arguments[name].default, described.description
+            if default is inspect.Parameter.empty:
+                parser.add_argument(f"--{name}", nargs="+", type=str, required=True, help=described_as)
+            else:
+                parser.add_argument(f"--{name}", nargs="*", type=str, default=list(default), help=described_as)
     try:
         options = parser.parse_args(args[1:]).as_dict()
     except ArgumentError as error:
@@ -22,30 +38,3 @@ def run(function: Callable[..., Any], args: list[str]) -> None:
     if "trust" in options:
         options["trust"] = [project.package(), *options["trust"]]
     function(**options)
-
-
-def make_parser(function: Callable[..., Any]) -> ArgumentParser:
-    """A parser of the function's arguments; one that is a list[str] takes several words."""
-    documentation = parse_docstring(inspect.getdoc(function) or "")
-    help_of = {parameter.arg_name: parameter.description for parameter in documentation.params}
-    parser = ArgumentParser(
-        prog=f"main.py {function.__name__}",
-        description=documentation.short_description,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    signature = inspect.signature(function).parameters
-    several: set[str] = {name for name, parameter in signature.items() if parameter.annotation == list[str]}
-    parser.add_function_arguments(function, skip={*several}, as_group=False)
-    for name in several:
-        default = signature[name].default
-        required = default is inspect.Parameter.empty
-        parser.add_argument(
-            f"--{name}",
-            nargs="+" if required else "*",
-            type=str,
-            required=required,
-            default=None if required else list(default),
-            help=help_of[name],
-        )
-    return parser

@@ -1,12 +1,11 @@
-"""The verb `prepare`: the data of a config, made ready ahead of a run; all options that are not its own are fit's."""
+"""The verb `prepare`: the data of a config, made ready ahead of a run. It takes all options of fit too."""
 
-import argparse
 import time
-from pathlib import Path
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
 from litengine import project
 from litengine.cli.trainer import CLI
@@ -16,42 +15,16 @@ from litengine.datamodule import ClassificationData
 from litengine.files import relative
 from litengine.terminal import print_line
 
-EPILOG = """\
-All other options and configs are those of fit (main.py fit --help); what concerns the data is used.
-
-  main.py prepare --config configs/cnn.yaml                                # download, decode, cache
-  main.py prepare --config configs/cnn.yaml --to s3://bucket/cifar10       # write a stream
-  main.py fit --config configs/cnn.yaml --data.source litengine.data.Stream --data.source.root s3://bucket/cifar10
-"""
-
-
-def run_verb(args: list[str]) -> None:
-    """Runs a command line that begins with `prepare`."""
-    parser = argparse.ArgumentParser(
-        "main.py prepare",
-        usage="main.py prepare --config CONFIG [--to PLACE] [options of fit]",
-        description="Download and decode the images of a config ahead of a run, as on a machine that has a network "
-        "but no GPU; or write them as a stream.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--to", metavar="PLACE", help="Folder or s3://bucket/folder that gets the images as a stream.")
-    options, rest = parser.parse_known_args(args[1:])
-    PrepareCLI(["fit", *rest], options.to)
-
 
 class PrepareCLI(CLI):
     """Understands what a fit would, and makes nothing but the data."""
 
-    def __init__(self, args: list[str], to: str | None) -> None:
-        self.to = to
-        super().__init__(args)
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        help = "Folder or s3://bucket/folder that gets the images as a stream."
+        parser.add_argument("--to", type=str | None, metavar="PLACE", help=help)
 
-    def before_instantiate_classes(self) -> None:
-        """Nothing: there is no network and no run directory."""
-
-    def instantiate_classes(self) -> None:
+    def instantiate_classes(self) -> None:  # no network, and no run directory
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(project.data_class(), "data")
         self.datamodule = parser.instantiate(parser.parse_object({"data": self.config.fit.data})).data
@@ -59,7 +32,7 @@ class PrepareCLI(CLI):
         self.trainer = Trainer  # type: ignore[assignment]  # asked for nothing but its `fit`, and ours is used
 
     def fit(self, **kwargs: Any) -> None:
-        prepare(self.datamodule, self.to)
+        prepare(self.datamodule, self.config.fit.to)
 
     def after_fit(self) -> None:
         """Nothing: there is no checkpoint."""
@@ -86,7 +59,11 @@ def prepare(data: ClassificationData, to: str | None = None) -> None:
     shape = "x".join(map(str, data.source.image_shape))
     print_line(f"{name}: {counts} images of {shape}, {len(data.class_names)} classes")
     if to is None:
-        print_line(f"{_where(data)} ({time.monotonic() - started:.1f} s)")
+        place, kept = data.source.location(), "there is nothing to keep on the disk"
+        if place is not None:
+            size = sum(path.stat().st_size for path in [place, *place.rglob("*")] if path.is_file())
+            kept = f"{relative(place)}, {size / 1e6:,.1f} MB"
+        print_line(f"ready: {kept} ({time.monotonic() - started:.1f} s)")
         return
     if "train" not in parts:
         raise ValueError(f"{name} has no training images, and a stream needs some")
@@ -94,15 +71,6 @@ def prepare(data: ClassificationData, to: str | None = None) -> None:
 
     splits = {str(split): (part.arrays, part.indices) for split, part in parts.items()}
     written = write_stream(splits, data.class_names, data.source.image_shape, to, data.source.reading)
-    size = f"{written.bytes / 1e6:,.1f} MB in {written.shards:,} shards"
     took = "there already" if written.seconds is None else f"{written.seconds:.1f} s"
-    print_line(f"stream: {to}, {size} ({took})")
+    print_line(f"stream: {to}, {written.bytes / 1e6:,.1f} MB in {written.shards:,} shards ({took})")
     print_line(f"train from it with: --data.source litengine.data.Stream --data.source.root {to}")
-
-
-def _where(data: ClassificationData) -> str:
-    place = data.source.location()
-    if place is None:
-        return "ready: there is nothing to keep on the disk"
-    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
-    return f"ready: {relative(Path(place))}, {sum(path.stat().st_size for path in files) / 1e6:,.1f} MB"

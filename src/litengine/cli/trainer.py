@@ -1,14 +1,12 @@
-"""The verbs that the Trainer runs, fit, validate and test: LightningCLI, its defaults, and what each run gets."""
+"""The verbs that the Trainer runs: LightningCLI, its defaults, and what each run gets."""
 
 import json
 import logging
 import os
 import re
 import secrets
-import traceback
 import warnings
 from argparse import ArgumentError
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +18,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from litengine import project, training
-from litengine.cli import errors
-from litengine.cli.remembered import as_list, with_labelled_folder, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first, defaults_of, full_path, plain
+from litengine.cli import VERBS, errors
+from litengine.cli.remembered import as_list, with_what_is_remembered
+from litengine.cli.settings import Settings, configs_first, defaults_of, split_items
 from litengine.data import Source
 from litengine.distributed import is_lost_process
+from litengine.inference.predictor import Ensemble, load
 from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
 from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
@@ -42,14 +41,12 @@ TRAINER_DEFAULTS = {
 }
 EPILOG = (
     "A flag may leave out init_args (--model.network.dropout 0.2), and all but the last name if no other setting ends "
-    "with it (--dropout 0.2, --lr, --epochs). Of a list, a flag changes the last item: --data.augment.padding 4. "
+    "with it (--dropout 0.2, --lr, --epochs). A flag changes one item of a list: --data.augment.0.padding 4. "
     "Configs may use ${VARIABLES} of the environment. Flags win over configs, later configs over earlier ones."
 )
 RESUME_HELP = (
     "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 )
-
-
 NO_EFFECT = {  # arguments of the Trainer that change nothing here
     "limit_predict_batches": "the Trainer does not predict; use main.py predict",
     "use_distributed_sampler": "each process always gets its slice of every batch",
@@ -60,11 +57,18 @@ NO_EFFECT = {  # arguments of the Trainer that change nothing here
 
 
 class CLI(LightningCLI):
-    """`fit`, `validate` and `test`, driven by YAML and flags."""
+    """`fit`, `validate` and `test`, driven by YAML and flags. Another verb is a fit whose methods a subclass changes.
+
+    Attributes:
+        leaves_run: whether a fit can be resumed.
+    """
+
+    leaves_run = True
 
     def __init__(self, args: list[str]) -> None:
-        self.verb = args[0]
-        self.args = args
+        self.command = args
+        self.verb = args[0] if args[0] in ("validate", "test") else "fit"  # for Lightning
+        self.args = [self.verb, *args[1:]]
         self.notes: list[str] = []
         self.settings: dict[str, Any] | None = None  # of a fit, as they are recorded
         # ten lines that repeat our first one, and an advertisement
@@ -74,14 +78,15 @@ class CLI(LightningCLI):
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
         strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
+        texts = {"prog": f"main.py {args[0]}", "description": VERBS[args[0]][1], "epilog": EPILOG}
         super().__init__(
             project.model_class(),
             project.data_class(),
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={**strict, self.verb: {**strict, "epilog": EPILOG}},
-            args=args,
+            parser_kwargs={**strict, self.verb: {**strict, **texts}},
+            args=self.args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
@@ -112,10 +117,11 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         full = configs_first(Settings(args, self.verb_parser).with_full_names(args))
         # decided by the first of several processes: another may see an older state of a shared disk
-        full = json.loads(agree("command line", lambda: json.dumps(with_what_is_remembered(full))))
+        answer = agree("command line", lambda: json.dumps(with_what_is_remembered(full)))
+        full, self.others = json.loads(answer)
         config = self._parsed(full)
         if config.ckpt_path and not any(word.startswith("--ckpt_path") for word in full):  # it stands in a config
-            full = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
+            full, self.others = with_what_is_remembered([*full, "--ckpt_path", str(config.ckpt_path)])
             config = self._parsed(full)
         if config.seed_everything is True:  # Lightning's random seed is always 0
             seed = agree("seed", lambda: str(secrets.randbelow(2**31)))
@@ -128,50 +134,54 @@ class CLI(LightningCLI):
         Settings(full, self.verb_parser).check_overridden(config)
 
     def _parsed(self, args: list[str]) -> Namespace:
+        given = Settings(args, self.verb_parser).given
+        paths = [setting.class_path for setting in given if setting.plain == "model.network"]
+        # required arguments of the network that follow the data, with values that they have until it is known
+        self.unknown = accept_function(next(filter(None, reversed(paths)), ""))
+        for setting in given:
+            self.unknown.pop(setting.plain.removeprefix("model.network."), None)
+        args, items = split_items(args)
+        follow = [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
         try:
-            self.config = self.parser.parse_args([*args, *self._placeholders(args)])
+            for key, number, name, value in items:
+                silent = [word for word in args if not word.startswith("--print_config")]
+                entries = as_list(self.parser.parse_args([*silent, *follow])[self.verb].get(key))
+                if number >= len(entries):
+                    raise ValueError(f"--{key}.{number}.{name}: {key} has {len(entries)} items, counted from 0")
+                entries = [entry.as_dict() for entry in entries]
+                entries[number].setdefault("init_args", {})[name] = value
+                args = [*args, f"--{key}={json.dumps(entries)}"]
+            self.config = self.parser.parse_args([*args, *follow])
         except ArgumentError as error:
             errors.stop(errors.explain(str(error), args, self.verb_parser))
         found: Namespace = self.config[self.verb]
         return found
 
-    def _placeholders(self, args: list[str]) -> list[str]:
-        """Flags for the required arguments of the network that follow the data, if they are not given."""
-        given = Settings(args, self.verb_parser).given
-        paths = [s.value for s in given if s.key in ("model.network", "model.network.class_path")]
-        path = next((path for path in reversed(paths) if re.fullmatch(r"[A-Za-z_][\w.]*", path)), "")
-        self.unknown = accept_function(full_path("model.network", path))
-        for setting in given:
-            if plain(setting.key).startswith("model.network."):
-                self.unknown.pop(plain(setting.key).removeprefix("model.network."), None)
-        return [f"--model.network.init_args.{name}={value}" for name, value in self.unknown.items()]
-
-    def before_instantiate_classes(self) -> None:
+    def instantiate_classes(self) -> None:
         config = self.config[self.verb]
         if not config.ckpt_path:
-            fit_network_to_data(config, self.unknown)
+            self._fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
-        network = worth_recording(config.model.network.as_dict())
-        config.model.network = Namespace(**{**network, "init_args": Namespace(**network.get("init_args", {}))})  # type: ignore[no-untyped-call]
-        if self.verb in ("test", "validate"):
+        spec = worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**spec, "init_args": Namespace(**spec.get("init_args", {}))})  # type: ignore[no-untyped-call]
+        if self.verb != "fit":
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
-
-    def instantiate_classes(self) -> None:
-        self._recorded = self.config
-        self.config = self.config.clone()
-        config, model = self.config[self.verb], self.config[self.verb].model
+        self._recorded, self.config = self.config, self.config.clone()
         try:
-            spec = model.network.as_dict()
-            model.network = build_network(spec)
+            network = self.config[self.verb].model.network = build_network(spec)
             tensors = pretrained_weights(spec) if self.verb == "fit" and not config.ckpt_path else None
             if tensors is not None:
-                name = spec["class_path"].rpartition(".")[2]
-                print_line(f"pretrained {name}: {copy_fitting(model.network, tensors, f'pretrained {name}')}")
+                name = f"pretrained {spec['class_path'].rpartition('.')[2]}"
+                print_line(f"{name}: {copy_fitting(network, tensors, name)}")
             super().instantiate_classes()
+            if self.others:  # of the first one Lightning reads the checkpoint
+                paths, trusted = [config.ckpt_path, *self.others], [project.package(), *config.trust]
+                ensemble = Ensemble({path: load(path, self.trainer.strategy.root_device, trusted) for path in paths})
+                self.model.members = [member.classifier for member in ensemble.members[1:]]
         except Exception:
-            run_directory.discard(Path(self.config[self.verb].trainer.default_root_dir))
+            run_directory.discard(Path(config.trainer.default_root_dir))
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -180,15 +190,14 @@ class CLI(LightningCLI):
         built = self.config_init[self.verb]
         settings = {**built.trainer, **kwargs}
         self._check_trainer(settings)
-        callbacks = as_list(settings["callbacks"])
-        loggers, plugins = [], as_list(settings["plugins"])
+        callbacks, plugins = as_list(settings["callbacks"]), as_list(settings["plugins"])
+        loggers = []
         if settings["barebones"]:
             settings["log_every_n_steps"] = None  # of a recipe; Lightning refuses it
-        if not settings["barebones"]:
+        else:
             callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
             callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
-            callbacks.append(training.FitTemperature())
-            callbacks.append(training.WriteReport(["python", "main.py", *self.args]))
+            callbacks += [training.FitTemperature(), training.WriteReport(["python", "main.py", *self.command])]
             if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
                 callbacks.append(training.ProgressBar())
             if self.settings is not None:
@@ -243,7 +252,9 @@ class CLI(LightningCLI):
         if trainer.accelerator != "cpu" and (trainer.accelerator != "auto" or gpu):
             return
         if trainer.precision in ("16-mixed", "16", 16):
-            given, trainer.precision = trainer.precision, "bf16-mixed" if multiplies_bf16() else "32-true"
+            # Intel's AMX multiplies bfloat16 some four times as fast as float32; other CPUs are several times slower
+            capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+            given, trainer.precision = trainer.precision, "bf16-mixed" if capabilities.get("amx_bf16") else "32-true"
             self.notes.append(f"{trainer.precision} in place of {given}, which is for GPUs")
         if trainer.sync_batchnorm:
             trainer.sync_batchnorm = False
@@ -257,8 +268,8 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             self.settings = training.as_settings(self.verb_parser, config)
             check_can_be_read({key: self.settings[key] for key in RECORDED})
-            settings = None if config.trainer.fast_dev_run else self.settings  # a debug fit leaves nothing to resume
-        else:
+            settings = self.settings if self.leaves_run and not config.trainer.fast_dev_run else None
+        elif not self.others:
             given = given or run_directory.run_dir_of(config.ckpt_path)
         if (self.verb == "fit" and config.resume in (None, "auto")) or given is None:
             given = run_directory.new_run_dir(config.runs, config.name, settings, given)
@@ -269,59 +280,28 @@ class CLI(LightningCLI):
             # a tracker's own folder lies inside the run directory too
             if "save_dir" in arguments:
                 arguments.save_dir = str(directory / arguments.save_dir)
-            if "project" in arguments:
+            if "id" in arguments:  # W&B
                 arguments.project = arguments.project or os.environ.get("WANDB_PROJECT") or project.package()
                 arguments.name = arguments.name or os.environ.get("WANDB_NAME") or f"{config.name}/{directory.name}"
                 arguments.id = arguments.id or run_directory.run_id(directory)
 
-
-def run_verb(args: list[str]) -> None:
-    """Runs a command line that begins with one of the verbs."""
-    try:
-        CLI(with_labelled_folder(args))
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        if not any("checkpoint_connector" in frame.filename and "restore" in frame.name for frame in frames):
-            raise
-        place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
-        raise ValueError(f"the checkpoint cannot be restored: {type(error).__name__}: {error} ({place})") from error
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 in hardware (Intel's AMX), some four times as fast as float32;
-    where it does not, bfloat16 is several times slower."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16"))
-
-
-def fit_network_to_data(config: Namespace, unknown: Mapping[str, Any]) -> None:
-    """Gives the network the number of classes, channels and pixels of the data, if it takes such arguments.
-
-    Args:
-        unknown: required arguments of the network with placeholders as their values.
-
-    Raises:
-        ValueError: if the user asked for something else.
-    """
-    source = _build_source(config.data.source)
-    source.prepare()
-    network, defaults = config.model.network, defaults_of(config.model.network.class_path) or {}
-    defaults = {**defaults, **unknown}
-    facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
-    for name, value in facts.items():
-        place = "init_args" if name in defaults else "dict_kwargs"
-        arguments = network.get(place) or {}
-        given = arguments.get(name, defaults.get(name))
-        if given not in (value, defaults.get(name)) and list(given if isinstance(given, tuple) else ()) != value:
-            raise ValueError(
-                f"model.network.{place}.{name} is {given}, but the data has {value}: leave it out, it follows the data"
-            )
-        arguments[name] = value
-        network[place] = arguments
-
-
-def _build_source(spec: Namespace) -> Source:
-    parser = ArgumentParser()
-    parser.add_subclass_arguments(Source, "source")
-    source: Source = parser.instantiate(parser.parse_object({"source": spec})).source
-    return source
+    def _fit_network_to_data(self, config: Namespace) -> None:
+        """Gives the network the number of classes, channels and pixels of the data, if it takes such arguments."""
+        parser = ArgumentParser()
+        parser.add_subclass_arguments(Source, "source")
+        source: Source = parser.instantiate(parser.parse_object({"source": config.data.source})).source
+        source.prepare()
+        network = config.model.network
+        defaults = {**defaults_of(network.class_path), **self.unknown}
+        facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
+        for name, value in facts.items():
+            place = "init_args" if name in defaults else "dict_kwargs"
+            arguments = network.get(place) or {}
+            given = arguments.get(name, defaults.get(name))
+            if given not in (value, defaults.get(name)) and list(given if isinstance(given, tuple) else ()) != value:
+                raise ValueError(
+                    f"model.network.{place}.{name} is {given}, but the data has {value}: leave it out, it follows the "
+                    "data"
+                )
+            arguments[name] = value
+            network[place] = arguments

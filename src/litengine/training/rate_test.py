@@ -58,7 +58,7 @@ class RateRangeTest(Callback):
         self._mean = 0.0
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        pl_module.lr_scheduler = None
+        pl_module.has_schedule = False  # of ClassifierModule: `with_schedule` makes none
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rates = [float(group["lr"]) for group in trainer.optimizers[0].param_groups]

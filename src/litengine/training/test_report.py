@@ -58,7 +58,7 @@ class WriteReport(Callback):
         module: Any = pl_module
         self._batches, self._indices = [], indices.tolist()
         self._results = Results(labels, ranking, probabilities, module.class_names)
-        if module.temperature != 1:
+        if module.temperature != 1 and not module.members:
             self._uncalibrated = replace(self._results, probabilities=uncalibrated)
         new = {f"test/{name}": value for name, value in self._results.metrics.items() if name != "acc"}
         logged = {name: value for name, value in new.items() if name not in module.metrics["test"]}

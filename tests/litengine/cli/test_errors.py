@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from project_for_tests import main
 
@@ -15,51 +16,41 @@ MISTAKES = [
     ("fti", "", "unknown verb fti: did you mean fit?"),
     ("", "", "say what to do: fit, validate, test, predict"),
     ("--trainer.max_epochs 3 fit", "", "fit comes first"),
-    ("fit there.yaml", "", "unexpected there.yaml: did you mean --config there.yaml?"),
+    ("fit there.yaml", "", "unexpected there.yaml: a config follows --config"),
     ("fit data.batch_size=32", "", "unexpected data.batch_size=32: write --data.batch_size 32"),
-    ("test --ckpt_path a.ckpt b.ckpt", "", "a.ckpt"),
-    ("test --ckpt_path a.ckpt --ckpt_path b.ckpt", "", "test takes one checkpoint"),
-    ("fit --modle.network X", "", "unknown option --modle.network: did you mean --model?"),
+    ("validate --ckpt_path a.ckpt b.ckpt", "", "validate takes one checkpoint, not a.ckpt, b.ckpt"),
+    ("export --ckpt_path a.ckpt b.ckpt", "", "unexpected b.ckpt: export takes one checkpoint"),
+    ("demo --ckpt_path a.ckpt --ckpt_path b.ckpt", "", "give --ckpt_path once"),
     ("fit --trainer.max_epoch=3", "", "--trainer.max_epoch: did you mean --trainer.max_epochs?"),
-    ("fit --data.sources ImageFolder", "", "--data.sources: did you mean --data.source?"),
+    ("fit --dropuot 0.2", "", "--dropuot: did you mean --model.network.dropout?"),
     ("fit --data.source ImageFolder --data.source.rot x", "", "rot: did you mean --data.source.root?"),
-    ("fit --model.network torchvision.models.resnet18 --model.network.weigts x", "", "--model.network.weights?"),
-    ("fit --config my.yaml", "modle:\n  network: x\n", "my.yaml:1: unknown key modle: did you mean model?"),
+    ("fit --data.augment.2.padding 3", "", "data.augment has 0 items, counted from 0"),
     ("fit --config my.yaml", f"{SGD}lrr: 1\n", "my.yaml:5: unknown key model.optimizer.init_args.lrr: did you mean"),
     ("fit --config my.yaml", f"{STOP}ping\n    init_args:\n      montor: x\n", "my.yaml:5: unknown key", "monitor?"),
     ("fit --trainer.max_epochs many", "", "--trainer.max_epochs is many: Expected a int"),
     ("fit --config my.yaml", f"{SGD}lr: high\n", "my.yaml:5: model.optimizer.init_args.lr is high: Expected a float"),
     ("fit --model.network litcnn.networks.CNNN", "", "did you mean litcnn.networks.CNN?"),
-    ("fit --model.optimizer Adm", "", "did you mean torch.optim.Adam?"),
     ("fit --config my.yaml", f"{STOP}ing\n", "my.yaml:3: trainer.callbacks", "callbacks.EarlyStopping?"),
-    ("fit --model.network beside.Net", "", "beside.py is here, but Python looks for it on PYTHONPATH only"),
     ("fit --model.network torch.optim.SGD", "", "torch.optim.SGD does not correspond to a subclass of Module"),
     ("fit --data.source litengine.data.ImageFolder", "", "the following arguments are required: root"),
-    ("fit --trainer x", "", "--trainer is x: Unable to load config 'x'"),
     ("fit --config tere.yaml", "", "there is no config tere.yaml: did you mean there.yaml?"),
-    ("fit --config .", "", ". is a folder, not a config"),
-    ("fit --config my.yaml", "data:\n  - [1\nmodel: 3\n", "my.yaml:3:6: not valid YAML:"),
+    ("fit --config my.yaml", "data:\n  - [1\nmodel: 3\n", "my.yaml:3: not valid YAML:"),
     ("fit --config my.yaml", "just words\n", "my.yaml holds no settings"),
-    ("fit --config my.yaml", "data:\n  batch_size: ${NOT_SET}\n", "the environment has no variable NOT_SET"),
+    ("fit --config my.yaml", "data:\n  batch_size: ${NOT_SET}\n", "the environment has no variable 'NOT_SET'"),
     ("predict --ckpt_path a.ckpt --imags x", "", "unknown option --imags: did you mean --images?"),
-]
-# Arguments of a fit that only Lightning or a class finds wrong, and words of the message
-LATER = [
-    ("--trainer.max_epochs -5", "max_epochs", "-5"),
-    ("--trainer.strategy foo", "strategy='foo'"),
-    ("--trainer.accelerator gpuu", "accelerator='gpuu'", "cpu"),
-    ("--trainer.devices x --trainer.accelerator cpu", "devices"),
-    ("--trainer.val_check_interval 5.5", "val_check_interval"),
-    ("--data.batch_size -1", "batch_size is -1"),
-    ("--runs there.yaml", "Not a directory"),
+    # what only Lightning or a class finds wrong
+    ("fit --trainer.max_epochs -5", "", "max_epochs", "-5"),
+    ("fit --trainer.accelerator gpuu", "", "accelerator='gpuu'", "cpu"),
+    ("fit --data.batch_size -1", "", "batch_size is -1"),
+    ("fit --trainer.logger MLFlowLogger", "", "pip install -U 'mlflow"),
+    ("fit --runs there.yaml", "", "Not a directory"),
 ]
 
 
 @pytest.fixture
 def fail(capsys):
-    """Runs a command line beside there.yaml and beside.py; it has to end with one line and exit code 2."""
+    """Runs a command line beside there.yaml; it has to end with one line and exit code 2."""
     Path("there.yaml").write_text("data:\n  batch_size: 3\n")
-    Path("beside.py").write_text("")
 
     def run(args):
         with pytest.raises(SystemExit) as stopped:
@@ -79,12 +70,6 @@ def test_a_mistake_is_named_in_one_line(fail, args, config, words):
     message = fail(args.split())
     assert not [word for word in words if word not in message], message
     assert not Path("runs").exists()
-
-
-@pytest.mark.parametrize(("args", "words"), [(args, words) for args, *words in LATER])
-def test_a_value_that_a_library_refuses_is_one_line(fail, args, words):
-    message = fail(["fit", *args.split()])
-    assert not [word for word in words if word not in message], message
 
 
 def raised(call):
@@ -109,6 +94,7 @@ def test_bugs_keep_their_traceback(monkeypatch):
     assert not errors.is_for_the_user(raised(lambda: instantiate_classes(lambda: len(3))))
     assert not errors.is_for_the_user(raised(lambda: {}["key"]))
     assert not errors.is_for_the_user(raised(lambda: Path("/no/such/file").read_text()))
-    assert errors.is_for_the_user(MisconfigurationException("x"))
+    wrong_setting = raised(lambda: Trainer(max_epochs=-5))
+    assert isinstance(wrong_setting, MisconfigurationException) and errors.is_for_the_user(wrong_setting)
     monkeypatch.setenv("LITENGINE_TRACEBACK", "1")
-    assert not errors.is_for_the_user(MisconfigurationException("x"))
+    assert not errors.is_for_the_user(wrong_setting)
