@@ -15,7 +15,7 @@ from litengine.data.splits import evenly_mixed
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
-MEASURED_BYTES = 2**31  # statistics of this many bytes of pixels agree with those of all pixels to some three digits
+MEASURED_BYTES = 2**31  # of pixels: their statistics are those of all pixels to some three digits
 CHUNK_BYTES = 2**24
 
 

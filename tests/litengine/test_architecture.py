@@ -29,9 +29,15 @@ SLOW_FILES = {
     *("report/page.py", "report/pictures.py", "report/tracker.py", "study/pictures.py"),
     *("study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
 }
-ELSEWHERE = {"module", "datamodule", "normalize", "terminal"}  # tested where they are used
+ELSEWHERE = {
+    "module",
+    "datamodule",
+    "network_check",
+    "normalize",
+    "optimizer_step",
+    "terminal",
+}  # tested where they are used
 LARGE = {  # files of more than 350 lines, each with its reason
-    "module.py": "one LightningModule, whose hooks share the state of the epoch",
     "inference/safe_config.py": "one rule, with the kinds of positions that it knows",
     "network.py": "one builder, with what torchvision and timm need",
     "loggers/wandb.py": "one logger: what W&B does wrong has to be caught around each of its calls",
