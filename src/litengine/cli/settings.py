@@ -122,7 +122,7 @@ class Settings:
         of_schedule = schedule.get("init_args", {}) if schedule else {}
         overridden = {}  # pattern of keys: what overrides them, and what to set instead
         if of_schedule.get("max_lr") is not None:
-            overridden[r"model\.(optimizer|parameter_groups\.\w+)\.lr"] = ("model.lr_scheduler", "max_lr")
+            overridden[r"model\.(optimizer|parameter_groups\..+)\.lr"] = ("model.lr_scheduler", "max_lr")
         if of_schedule.get("cycle_momentum"):
             overridden[r"model\.optimizer\.(momentum|betas)"] = ("model.lr_scheduler", "max_momentum")
         if config.data.get("folds"):
