@@ -3,10 +3,7 @@ import io
 
 import pytest
 import torch
-from helpers import trainer
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from litengine.optim import Muon, parameter_groups
 from litengine.optim.muon import orthogonalize
@@ -58,13 +55,6 @@ def test_orthogonalize_applies_the_quintic_to_every_singular_value(shape, steps)
     (result,) = orthogonalize([matrix], steps)
     assert result.dtype == matrix.dtype
     torch.testing.assert_close(result.double(), by_singular_values(matrix, steps), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("shape", "scale"), [((16, 54), 1e-4), ((64, 216), 1.0), ((128, 64), 1e6)])
-def test_singular_values_lie_within_the_known_band(shape, scale):
-    torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize([scale * torch.randn(shape)])[0])
-    assert values.min() > 0.65 and values.max() < 1.25
 
 
 def test_orthogonalize_leaves_zeros_and_keeps_the_type():
@@ -139,12 +129,9 @@ def reference_step(parameter: Tensor, gradient: Tensor, buffer: Tensor, settings
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
-        {"nesterov": False},
+        {"nesterov": False, "weight_decay": 0.5},
         {"momentum": 0.0},
-        {"weight_decay": 0.5},
-        {"renormalize": True, "steps": 3, "lr": 0.24, "momentum": 0.6},
-        {"renormalize": True, "weight_decay": 0.5},
+        {"renormalize": True, "steps": 3, "lr": 0.24, "momentum": 0.6, "weight_decay": 0.5},
     ],
 )
 def test_filters_follow_the_rule_step_by_step(changed, layout):
@@ -174,8 +161,7 @@ def test_a_filter_bank_of_zeros_stays_finite_when_renormalised():
 # Groups under sgd
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.05])
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
+@pytest.mark.parametrize(("momentum", "nesterov", "decay"), [(0.9, True, 0.0), (0.9, False, 0.05), (0.0, False, 0.05)])
 def test_sgd_groups_equal_torch_bit_for_bit(momentum, nesterov, decay):
     ours, theirs = network(), network()
     optimizer = Muon(
@@ -229,10 +215,9 @@ def test_rule_follows_from_the_role_unless_it_is_given():
     assert "rule" not in groups[0]
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_parameters_without_groups_are_sorted_by_their_dimensions(named):
+def test_parameters_without_groups_are_sorted_by_their_dimensions():
     module = network()
-    optimizer = Muon(module.named_parameters() if named else module.parameters())
+    optimizer = Muon(module.named_parameters())
     muon, sgd = optimizer.param_groups
     assert (muon["rule"], sgd["rule"]) == ("muon", "sgd")
     assert list(map(id, muon["params"])) == [id(module[0].weight), id(module[3].weight)]
@@ -273,55 +258,6 @@ def test_training_goes_on_from_a_saved_state_with_the_same_bits():
     other = optimizer_of(resumed, lr=9.0, steps=1, sgd_lr=9.0)  # the saved settings win, as with torch's
     other.load_state_dict(saved["optimizer"])
     assert_same_bits(train(resumed, other, range(5, 12)), whole.state_dict())
-
-
-def test_gradient_scaler_skips_steps_with_infinite_gradients():
-    module = network()
-    optimizer = Muon(module.parameters(), lr=0.05)
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    scaler.scale(loss_of(module, 0)).backward()
-    unscaled = copy.deepcopy(module)
-    unscaled.zero_grad()
-    train(unscaled, Muon(unscaled.parameters(), lr=0.05), range(1))
-    scaler.step(optimizer)
-    scaler.update()
-    for mine, other in zip(module.parameters(), unscaled.parameters(), strict=True):
-        torch.testing.assert_close(mine, other)
-    before = copy.deepcopy(module.state_dict())
-    module[0].weight.grad.fill_(float("inf"))
-    scaler.scale(torch.zeros(1))
-    scaler.step(optimizer)
-    assert_same_bits(module.state_dict(), before)
-
-
-class Classifier(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = network()
-
-    def training_step(self, batch: Tensor, index: int) -> Tensor:
-        return loss_of(self.network, int(batch[0]))
-
-    def configure_optimizers(self):
-        return Muon(parameter_groups(self.network), lr=0.05)
-
-
-def test_trainer_accumulates_clips_and_counts_as_with_any_optimizer():
-    model = Classifier()
-    made = trainer(accumulate_grad_batches=2, gradient_clip_val=0.1)
-    made.fit(model, DataLoader(range(6)))
-    assert made.global_step == 6
-
-    expected = network()
-    optimizer = Muon(parameter_groups(expected), lr=0.05)
-    for step in [0, 2, 4] * 2:
-        optimizer.zero_grad()
-        for index in (step, step + 1):
-            (loss_of(expected, index) / 2).backward()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        assert nn.utils.clip_grad_norm_(parameters, 0.1) > 0.1
-        optimizer.step()
-    assert_same_bits(model.network.state_dict(), expected.state_dict())
 
 
 @pytest.mark.parametrize(
