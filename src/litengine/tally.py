@@ -33,8 +33,8 @@ class Tally:
 
     def set(self, sums: Tensor) -> None:
         """Goes on from sums (3,): loss, correct predictions, images."""
-        self._loss, self._correct, images = sums.to(self.device).clone()
-        self._images = int(images)
+        self._images = int(sums[2])
+        self._loss, self._correct, _ = sums.to(self.device).clone()
         self._hits: list[Tensor] = []  # not in `_correct` yet: one operation less for each batch
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
