@@ -104,11 +104,8 @@ class ClassifierModule(LightningModule):
 
         By default they are those of prediction: averaged over the model's own views, divided by the temperature of the
         checkpoint.
-
-        With several processes a small last batch may leave a process without images (N = 0), which many networks
-        cannot take.
         """
-        if not len(images):
+        if not len(images):  # many networks cannot take none: a small last batch leaves some processes without images
             return self.infer(images.new_zeros(1, *images.shape[1:]), tta)[:0]
         if tta is None:
             return average(self.network, self.normalize(images), self.tta) / self.temperature

@@ -142,9 +142,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     """The nearest semi-orthogonal matrices, roughly: U S' V^T of each matrix U S V^T, S' within about 0.7 to 1.2.
 
-    Newton-Schulz iteration on matrices (rows, columns) of any scale, in the same shapes and types. It multiplies
-    matrices and nothing else, so it never waits for the device. Singular values far below the largest need more
-    steps; a matrix of zeros stays one.
+    Newton-Schulz iteration on matrices (rows, columns) of any scale, in the same shapes and types. It never waits for
+    the device. Singular values far below the largest need more steps; a matrix of zeros stays one.
     """
     result: dict[int, Tensor] = {}
     for batch in _batches(matrices):
