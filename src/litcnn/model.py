@@ -12,7 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
 
 from litengine.module import ClassifierModule
-from litengine.optim import check_settings, parameter_groups
+from litengine.optim import check_settings, decay_rates, parameter_groups
 from litengine.views import TTA
 
 Name = Literal["acc", "acc_top5", "balanced_acc", "f1", "auroc"]
@@ -36,8 +36,10 @@ class ImageClassifier(ClassifierModule):
         optimizer: called with parameter groups; by default the article's Adam.
         lr_scheduler: called with the optimizer; by default the article's ReduceLROnPlateau, which watches `val/loss`.
             Leave `total_steps` (OneCycleLR) or `T_max` (CosineAnnealingLR) null; the length of the fit is filled in.
-        parameter_groups: per-group overrides by role (`filters`, `matrices`, `norms`, `biases`, `others`), such as
-            `{norms: {lr: 0.1}}`. The `weight_decay` of norms and biases is 0 unless it is set here.
+        parameter_groups: per-group overrides by role (`filters`, `matrices`, `norms`, `biases`, `others`), or by name
+            or pattern of modules or parameters, such as `{norms: {lr: 0.1}, head: {lr: 0.01}}`. The `weight_decay` of
+            norms and biases is 0 unless it is set here.
+        layer_decay: multiplies the learning rate of each layer once more than that of the layer after it; 1 for none.
         loss: called with logits (N, classes) and labels (int64 (N,); float (N, classes) for mixed images), returns the
             mean over the images. By default cross entropy. Parameters of the loss itself are not optimized.
         class_weights: of cross entropy in training: a number for each class, or `balanced` for numbers inversely
@@ -70,6 +72,7 @@ class ImageClassifier(ClassifierModule):
             optimizer, mode="min", factor=0.5, patience=5
         ),
         parameter_groups: Mapping[str, Mapping[str, bool | int | float | str]] | None = None,
+        layer_decay: float = 1.0,
         loss: nn.Module | None = None,
         class_weights: Sequence[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
@@ -95,6 +98,7 @@ class ImageClassifier(ClassifierModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.parameter_groups = parameter_groups
+        self.layer_decay = layer_decay
         self.loss = loss
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
@@ -160,6 +164,8 @@ class ImageClassifier(ClassifierModule):
         return MetricCollection({name: METRICS[name](classes) for name in self.metric_names})
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(parameter_groups(self.network, self.parameter_groups, self.frozen.parameters))
+        groups = parameter_groups(self.network, self.parameter_groups, self.frozen.parameters, self.layer_decay)
+        optimizer = self.optimizer(groups)
         check_settings(self.parameter_groups or {}, optimizer)
+        decay_rates(optimizer)
         return self.with_schedule(optimizer, self.lr_scheduler)

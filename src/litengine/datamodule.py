@@ -15,7 +15,7 @@ from litengine.data.splits import evenly_mixed
 
 NEEDED: dict[str, Split] = {"fit": "train", "validate": "val", "test": "test"}
 BATCHES_AHEAD = 2
-MEASURED_BYTES = 2**31  # statistics of this many bytes of pixels agree with those of all pixels to some three digits
+MEASURED_BYTES = 2**31  # of pixels: their statistics are those of all pixels to some three digits
 CHUNK_BYTES = 2**24
 
 
@@ -38,8 +38,7 @@ class Subset(NamedTuple):
     @property
     def groups(self) -> np.ndarray | None:
         """int64 (n,): images of one group must not lie in two splits; None if each may."""
-        groups = self.arrays.groups
-        return None if groups is None else groups.numpy()[self.indices]
+        return None if self.arrays.groups is None else self.arrays.groups.numpy()[self.indices]
 
 
 class ClassificationData(LightningDataModule):
@@ -158,23 +157,19 @@ class ClassificationData(LightningDataModule):
         if self.mean is not None and self.std is not None:
             return list(self.mean), list(self.std)
         if self._measured is None:
-            train = self.subset("train")
-            assert train is not None
+            train = self._needed("train")
             known = train.arrays.statistics if len(train.indices) == len(train.arrays.labels) else None
             self._measured = known or _measure(train.arrays.images, train.indices)
         return self._measured
 
     def first_images(self, count: int, device: torch.device) -> Tensor:
         """uint8 (n, C, H, W): the first `count` training images."""
-        train = self.subset("train")
-        assert train is not None
+        train = self._needed("train")
         return train.arrays.images[torch.from_numpy(train.indices[:count])].to(device)
 
     def class_counts(self) -> np.ndarray:
         """int64 (classes,): the training images of each class."""
-        train = self.subset("train")
-        assert train is not None
-        return np.bincount(train.labels, minlength=len(self.class_names))
+        return np.bincount(self._needed("train").labels, minlength=len(self.class_names))
 
     def loader(
         self,
@@ -189,13 +184,10 @@ class ClassificationData(LightningDataModule):
         Args:
             probabilities: of drawing each image (see `BatchLoader`).
         """
-        subset = self.subset(name)
-        assert subset is not None and self.trainer is not None
         trainer: Any = self.trainer  # mypy does not find its limits
-        device = self.trainer.strategy.root_device
-        arrays = self._moved(subset.arrays, device)
+        subset, device = self._needed(name), trainer.strategy.root_device
+        arrays, indices = self._moved(subset.arrays, device), subset.indices
         gathered_on_host = device.type == "cuda" and arrays.images.device.type == "cpu"
-        indices = subset.indices
         limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
         limit = trainer.overfit_batches or limits.get(name, 1.0)
         if not shuffle and (isinstance(limit, int) or limit < 1):  # 1 is one batch, 1.0 is all
@@ -210,29 +202,32 @@ class ClassificationData(LightningDataModule):
             augment=augment,
             seed=self.seed,
             device=device,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
             position=self._position if shuffle else (lambda: (0, 0)),
             prefetch=BATCHES_AHEAD if gathered_on_host and all(each.thread_safe for each in augment) else 0,
         )
 
+    def _needed(self, name: Split) -> Subset:
+        subset = self.subset(name)
+        assert subset is not None, name
+        return subset
+
     def _position(self) -> tuple[int, int]:
         """(epoch, batches of it that are done), by the Trainer's own counters, which a resume restores."""
-        assert self.trainer is not None
+        trainer: Any = self.trainer
         # with overfit_batches each epoch repeats the batches of the first one
-        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
-        return epoch, self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        epoch = 0 if trainer.overfit_batches else trainer.current_epoch
+        return epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
     def _moved(self, arrays: Arrays, device: torch.device) -> Arrays:
         """The arrays on the device if there is room for them, else as they are. Decided once for each array, so that
         training and validation images, which share arrays, share one copy."""
-        key = (id(arrays.images), device)  # `_from_source` keeps the arrays alive
+        key, images, labels = (id(arrays.images), device), arrays.images, arrays.labels
         if key not in self._on_device:
-            images, labels = arrays.images, arrays.labels
             if isinstance(images, Tensor) and images.nbytes + labels.nbytes <= free_memory(device) / 4:
-                self._on_device[key] = arrays._replace(images=images.to(device), labels=labels.to(device))
-            else:
-                self._on_device[key] = arrays
+                arrays = arrays._replace(images=images.to(device), labels=labels.to(device))
+            self._on_device[key] = arrays  # `_from_source` keeps the old ones alive, and so their id
         return self._on_device[key]
 
     def _check_labels(self, name: Split, labels: Tensor) -> None:

@@ -1,10 +1,7 @@
 """ClassifierModule: the base class of the project's model."""
 
-import math
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from math import ceil, inf, log
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +13,12 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from litengine import optimizer_step
 from litengine.data import BatchLoader, Split
-from litengine.data.sources.pixels import USUAL
 from litengine.datamodule import ClassificationData
-from litengine.distributed import reduced, share
+from litengine.network_check import check_network, check_same_data, logits_of
 from litengine.normalize import Normalize
-from litengine.optim import Frozen, check_length, make_schedule
+from litengine.optim import Frozen, Plateau, check_length, make_schedule
 from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
@@ -30,10 +27,6 @@ from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
-LISTED = 10  # class names in a message
-# Weight of the loss of each auxiliary head, by the type of what the network returns in training: of the article of
-# GoogLeNet, and of PyTorch's tutorial on fine-tuning
-AUXILIARY_LOSS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 
 
 class ClassifierModule(LightningModule):
@@ -58,13 +51,10 @@ class ClassifierModule(LightningModule):
             gets up to 5,000 normalised training images before training.
         tta: test-time augmentation in test, predict, export and demo (see `litengine.views`).
         channels_last: store images and filters as (N, H, W, C) in memory, in which convolutions are faster.
-        compile: compile the network with `torch.compile`, in place: checkpoints are the same. A string is the `mode` of
-            torch.compile, such as `reduce-overhead`.
+        compile: compile the network with `torch.compile`; a string is its `mode`. Checkpoints stay the same.
         init_from: a file with weights that a fit starts from (see `litengine.training.initial_weights`).
-        freeze: patterns of parameter or module names that are not trained, with BatchNorm in evaluation mode.
-        unfreeze_at_epoch: the epoch (from 0) in which they are trained again; null for never.
-        cuda_graph: on one GPU, record the network's forward and backward once and replay them for every full training
-            batch (see `litengine.training.cuda_graph`). A compiled network is not recorded.
+        freeze, unfreeze_at_epoch: patterns and epoch of `litengine.optim.Frozen`.
+        cuda_graph: whether to use `litengine.training.cuda_graph`. A compiled network is not recorded.
     """
 
     default_network: ClassVar[str] = ""  # class path that the command line uses if no network is given
@@ -82,8 +72,7 @@ class ClassifierModule(LightningModule):
     ) -> None:
         super().__init__()
         self.init_from = init_from
-        self.frozen = Frozen(network, freeze)
-        self.unfreeze_at_epoch = unfreeze_at_epoch
+        self.frozen = Frozen(network, freeze, unfreeze_at_epoch)
         self.normalize = Normalize(channels_last)
         self.network = network
         self.tta: TTA = tta
@@ -94,22 +83,17 @@ class ClassifierModule(LightningModule):
         self.image_shape: tuple[int, ...] = ()
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
+        # of the last backward, without the loss scale
+        self.backward_loss = self.gradient_norm = torch.zeros(())
         self._compile = compile
         self._cuda_graph = cuda_graph and not compile
         self._graph: CudaGraph | None = None
         self._tallies: dict[str, Tally] = {}  # of each split
-        self._counts_batch = True
+        self._is_counted = True  # the training batch
         self._weight: Tensor | float = 1.0  # of the batch in the gradient of its step
-        # of the last backward, without the loss scale
-        self.backward_loss = self.gradient_norm = torch.zeros(())
-        self._statistics_given = False
-        self._plateau: ReduceLROnPlateau | None = None
-        self._monitor = ""  # the metric that it watches
-        self._plateau_state: dict[str, Any] | None = None
-        self._schedule_states: list[dict[str, Any]] = []
-        self._epochs: int | None = None  # of the fit, if the schedule needs it
         self._rate = 0.0
-        self._resumed = False
+        self._plateau: Plateau | None = None
+        self._loaded: dict[str, Any] = {}  # of the schedules in a checkpoint
 
     # What a project overrides or calls
 
@@ -122,11 +106,8 @@ class ClassifierModule(LightningModule):
 
         By default they are those of prediction: averaged over the model's own views, divided by the temperature of the
         checkpoint; in a test of several checkpoints the logarithm of their mean probabilities.
-
-        With several processes a small last batch may leave a process without images (N = 0), which many networks
-        cannot take.
         """
-        if not len(images):
+        if not len(images):  # many networks cannot take none: a small last batch leaves some processes without images
             return self.infer(images.new_zeros(1, *images.shape[1:]), tta)[:0]
         if tta is not None:
             return average(self.network, self.normalize(images), tta)
@@ -134,7 +115,7 @@ class ClassifierModule(LightningModule):
         if not self.members:
             return logits
         each = torch.stack([logits, *(member.infer(images) for member in self.members)])
-        return each.float().log_softmax(2).logsumexp(0) - math.log(len(each))
+        return each.float().log_softmax(2).logsumexp(0) - log(len(each))
 
     def outputs(self, images: Tensor) -> tuple[Tensor, list[tuple[float, Tensor]]]:
         """What the network makes of normalised images: its logits (N, classes), and those of its auxiliary heads, each
@@ -143,7 +124,7 @@ class ClassifierModule(LightningModule):
         Raises:
             ValueError: if the network returns anything else.
         """
-        return _outputs(self.network(images) if self._graph is None else self._graph(images))
+        return logits_of(self.network(images) if self._graph is None else self._graph(images))
 
     def higher_is_better(self, name: str) -> bool | None:
         """Whether more of a logged metric, such as `val/acc`, is better; None if it is unknown."""
@@ -151,10 +132,7 @@ class ClassifierModule(LightningModule):
             return False
         if name == "train/acc":
             return True
-        for key, metric in self._collection("val").items() if "val" in self.metrics else ():
-            if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
-                return getattr(metric, "higher_is_better", None)
-        return None
+        return self._tallies["val"].higher_is_better(name) if self._tallies else None
 
     def count(self, split: Split, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Adds a batch to the metrics of a split. Nothing is read from the device between two log steps.
@@ -165,19 +143,13 @@ class ClassifierModule(LightningModule):
             labels: int64 (N,).
         """
         loss, logits = loss.detach(), logits.detach()
-        hits = logits.argmax(1) == labels
-        if self._counts_batch and len(labels):
-            self._tallies[split].add(loss, hits)
-            if split in self.metrics:
-                self._collection(split).update(logits.float().softmax(1), labels)
-            if split == "test":
-                self._class_accuracy.update(logits, labels)
+        if len(labels) and (split != "train" or self._is_counted):
+            self._tallies[split].add(loss, logits, labels)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # 0: never
         if split == "train" and every and (self.global_step + 1) % every == 0:
-            self._tallies[split].settle()
-            batch = torch.stack([loss.float() * len(labels), hits.sum(), torch.full_like(loss, len(labels)).float()])
-            loss_sum, correct, images = reduced(batch, "sum")
-            values = {"train/loss_step": loss_sum / images, "train/acc_step": correct / images}
+            batch = Tally("train", labels.device)
+            batch.add(loss, logits, labels)
+            values = {f"{name}_step": value for name, value in batch.values().items()}
             self.log_dict(values, prog_bar=True, logger=False)
             self._record({**values, "lr_step": self._rate}, self.global_step)
 
@@ -195,19 +167,22 @@ class ClassifierModule(LightningModule):
         """
         if factory is None or not self.has_schedule:
             return optimizer
+        trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
         schedule, interval = make_schedule(
-            factory,
-            optimizer,
-            steps=lambda: int(self.trainer.estimated_stepping_batches),
-            epochs=self._epochs_of_fit,
+            factory, optimizer, lambda: int(trainer.estimated_stepping_batches), self._epochs_of_fit
         )
-        self._restore(schedule)
-        if isinstance(schedule, ReduceLROnPlateau):
-            # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
-            self._plateau = schedule
-            self._monitor = self._monitored(schedule)
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+        if not isinstance(schedule, ReduceLROnPlateau):  # Lightning restores it
+            for state in self._loaded.get("lr_schedulers", ()):
+                check_length(schedule, state)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": interval}}
+        # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
+        validates = trainer.limit_val_batches != 0 and data.subset("val") is not None
+        self._plateau = Plateau(schedule, validates)
+        if self._loaded.get("plateau"):
+            schedule.load_state_dict(self._loaded["plateau"])
+        if not validates:
+            print_line(f"nothing is validated: ReduceLROnPlateau watches {self._plateau.monitor}")
+        return optimizer
 
     # Start
 
@@ -219,25 +194,32 @@ class ClassifierModule(LightningModule):
         self.image_shape = data.image_shape
         if stage == "fit":
             self.class_counts = data.class_counts().tolist()
-        self._statistics_given = data.mean is not None
-        if stage == "fit" or self._statistics_given:
+        if stage == "fit" or data.mean is not None:
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
-        self._check_network(training=stage == "fit")
+        check_network(self.network, self.normalize, self.image_shape, self.class_names, training=stage == "fit")
         if stage == "fit":
-            self._freeze()
+            if self.frozen.until < inf and self.trainer.world_size > 1:
+                raise ValueError(
+                    "model.unfreeze_at_epoch works in one process only: DDP fixes the trained parameters at the start. "
+                    "Run a second fit with --model.init_from best.ckpt instead"
+                )
+            self.frozen.begin(self.current_epoch)
         if self._compile:
             self.network.compile(mode=None if self._compile is True else self._compile)
             self._compile = False  # `setup` runs again for a test after a fit
         metrics = self.configure_metrics()
-        for split in ("val", "test"):
-            self.metrics[split] = metrics.clone(prefix=f"{split}/")
-        self._class_accuracy = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
-        self._tallies = {split: Tally(self.trainer.strategy.root_device) for split in ("train", "val", "test")}
+        self.metrics["val"], self.metrics["test"] = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+        of_classes = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
+        self.metrics["test_classes"] = MetricCollection({"acc": of_classes}, prefix="test/")
+        device = self.trainer.strategy.root_device
+        for split, keys in {"train": (), "val": ("val",), "test": ("test", "test_classes")}.items():
+            collections: list[Any] = [self.metrics[key] for key in keys]
+            self._tallies[split] = Tally(split, device, collections, self.class_names)
 
     def on_fit_start(self) -> None:
-        if self._resumed:
+        if self._loaded:
             return
         if self.init_from:
             loaded = load_initial_weights(self.network, self.init_from, self.class_names)
@@ -247,162 +229,36 @@ class ClassifierModule(LightningModule):
             initialize: Any = self.network.initialize
             initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
 
-    def _choose_graph(self) -> None:
-        loader, trainer = self.trainer.train_dataloader, self.trainer
-        # Gradients of accumulated batches would share the memory of the graph.
-        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or not isinstance(loader, BatchLoader):
-            self._graph = None
-        elif self._cuda_graph and (self._graph is None or self._graph.is_outdated()):
-            self._graph = CudaGraph(self.network, loader.size(0))
-
-    def on_train_end(self) -> None:
-        self._graph = None  # frees its memory
-
-    def _freeze(self) -> None:
-        if self.unfreeze_at_epoch is not None and self.trainer.world_size > 1:
-            raise ValueError(
-                "model.unfreeze_at_epoch works in one process only: DDP fixes the trained parameters at the start. Run "
-                "a second fit with --model.init_from best.ckpt instead"
-            )
-        until = math.inf if self.unfreeze_at_epoch is None else self.unfreeze_at_epoch
-        self.frozen.apply(self.current_epoch < until)
-
-    def train(self, mode: bool = True) -> "ClassifierModule":
-        super().train(mode)
-        self.frozen.hold()
-        return self
-
-    def on_train_epoch_start(self) -> None:
-        self._freeze()
-        self._choose_graph()
-
-    def _check_network(self, training: bool) -> None:
-        """Sends two images through the network. One that needs the ordinary layout in memory gets it.
-
-        Args:
-            training: whether to try the training mode too.
-
-        Raises:
-            ValueError: if the network does not map two images to as many logits as there are classes.
-        """
-        try:
-            try:
-                found = self._try_network(training)
-            except RuntimeError:
-                if not self.normalize.channels_last:
-                    raise
-                self.normalize.channels_last = False
-                self.network.to(memory_format=torch.contiguous_format)
-                found = self._try_network(training)
-                print_line("channels_last: off, because the network uses .view, which needs the ordinary layout")
-        except Exception as error:
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise ValueError(
-                f"the network cannot take images of shape {list(self.image_shape)}{_where(error)}: {reason}. Change "
-                "the image size or the channels of the data, or the settings of the network"
-            ) from error
-        shape = [_outputs(each)[0].shape for each in found][-1]
-        if training and shape != (2, len(self.class_names)):  # in a test, a checkpoint of other classes says more
-            raise ValueError(
-                f"the network gives logits of shape {list(shape)} for 2 images, but the data has "
-                f"{len(self.class_names)} classes ({_shortened(self.class_names)}): set the network's number of "
-                "classes, in model.network.init_args (or dict_kwargs, for a function that takes any argument)"
-            )
-
-    @torch.no_grad()
-    def _try_network(self, training: bool) -> list[Any]:
-        """What the network returns for two images, in training mode (if asked for) and in evaluation mode. Its random
-        state, buffers and mode stay as they are."""
-        mode, buffers = self.network.training, [(buffer, buffer.clone()) for buffer in self.network.buffers()]
-        try:
-            with torch.random.fork_rng():
-                images = self.normalize(torch.zeros(2, *self.image_shape, dtype=torch.uint8))
-                modes = (True, False) if training else (False,)
-                return [self.network.train(each)(images) for each in modes]
-        finally:
-            for buffer, value in buffers:
-                buffer.copy_(value)
-            self.network.train(mode)
-
     def _epochs_of_fit(self) -> int:
-        self._epochs = self.trainer.max_epochs
-        if self._epochs is None or self._epochs < 0:  # max_steps is given
-            self.trainer.fit_loop.setup_data()  # counts the batches
-            batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
-            self._epochs = math.ceil(batches / self.trainer.num_training_batches)
-        return self._epochs
+        if self.trainer.max_epochs is not None and self.trainer.max_epochs >= 0:
+            return self.trainer.max_epochs
+        self.trainer.fit_loop.setup_data()  # counts the batches; max_steps is given
+        batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
+        return ceil(batches / self.trainer.num_training_batches)
 
     def on_train_start(self) -> None:
-        self._freeze()  # of the epoch in which a run is resumed
-        self._choose_graph()
-        for config in self.trainer.lr_scheduler_configs:
-            if self._epochs is not None and hasattr(config.scheduler, "T_max"):
-                config.scheduler.T_max = self._epochs  # a resumed run may have more epochs
+        self._begin_epoch()  # Lightning does not call on_train_epoch_start for the epoch in which a run is resumed
         for optimizer in self.trainer.optimizers:
-            for parameter, state in optimizer.state.items():
-                for name, value in state.items():
-                    # torch's fused optimizers for CPUs give wrong numbers if the layouts in memory differ, as after a
-                    # resume with another channels_last
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-    def _monitored(self, schedule: ReduceLROnPlateau) -> str:
-        given = getattr(schedule, "monitor", None)  # of lightning.pytorch.cli.ReduceLROnPlateau
-        monitor = str(given or "val/loss")
-        if not monitor.startswith(("train/", "val/")):
-            raise ValueError(f"ReduceLROnPlateau watches {monitor}: choose a metric such as val/loss or train/loss")
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not monitor.startswith("val/") or (self.trainer.limit_val_batches != 0 and data.subset("val") is not None):
-            return monitor
-        if given:
-            raise ValueError(
-                f"ReduceLROnPlateau watches {monitor}, but nothing is validated: let it watch train/loss, or validate"
-            )
-        print_line("nothing is validated: ReduceLROnPlateau watches train/loss")
-        return "train/loss"
-
-    def _step_plateau(self, values: dict[str, Any]) -> None:
-        if self._plateau is None:
-            return
-        if self._monitor in values:
-            self._plateau.step(values[self._monitor])
-        elif self._monitor.partition("/")[0] in {name.partition("/")[0] for name in values}:
-            raise ValueError(f"ReduceLROnPlateau watches {self._monitor!r}, but there are {', '.join(values)}")
+            optimizer_step.match_layouts(optimizer)
 
     # Every step
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        labels, loader = batch[1], self.trainer.train_dataloader
-        loader = loader if isinstance(loader, BatchLoader) else None
-        part = share(len(labels), labels.device) * self.trainer.world_size
-        self._weight = part * self._part_of_step(batch_idx, loader)
+        self._weight = optimizer_step.weight_of_batch(self.trainer, batch_idx, batch[1])
         # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
         self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
-        self._counts_batch = self.trainer.is_global_zero or not (loader and loader.is_repeated(batch_idx))
-
-    def _part_of_step(self, batch_idx: int, loader: BatchLoader | None) -> float:
-        """The images of a batch, as a fraction of those of its optimizer step, times accumulate_grad_batches, by which
-        Lightning divides each loss. 1 if batches have equal sizes and the epoch does not end within the step."""
-        number = self.trainer.accumulate_grad_batches
-        if number == 1:
-            return 1.0
-        first = batch_idx - batch_idx % number
-        step = range(first, int(min(first + number, self.trainer.num_training_batches)))
-        sizes = [loader.size(index) if loader else 1 for index in step]
-        return sizes[batch_idx - first] * number / sum(sizes)
+        loader = self.trainer.train_dataloader
+        is_repeated = isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
+        self._is_counted = self.trainer.is_global_zero or not is_repeated
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        # The gradient of a step is the mean over its images: DDP averages over processes, Lightning over accumulated
-        # batches, but these may differ in size.
         weighted = loss if isinstance(self._weight, float) and self._weight == 1 else loss * self._weight
         super().backward(weighted, *args, **kwargs)
-        gradients = [each.grad for each in parameters(self.trainer.optimizers[0]) if each.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        self.backward_loss, self.gradient_norm = loss.detach(), norm
+        self.backward_loss, self.gradient_norm = loss.detach(), optimizer_step.gradient_norm(self.trainer.optimizers[0])
         if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
-            scale = scaler.scale(torch.ones_like(norm))  # unlike get_scale, this does not wait for the device
-            self.backward_loss, self.gradient_norm = self.backward_loss / scale, norm / scale
+            scale = scaler.scale(torch.ones_like(self.gradient_norm))  # get_scale would wait for the device
+            self.backward_loss, self.gradient_norm = self.backward_loss / scale, self.gradient_norm / scale
 
     def configure_gradient_clipping(
         self,
@@ -412,59 +268,48 @@ class ClassifierModule(LightningModule):
     ) -> None:
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             # not by Lightning, which refuses fused optimizers and computes the norm again
-            clip_grads_with_norm_(parameters(optimizer), gradient_clip_val, self.gradient_norm)
+            clip_grads_with_norm_(optimizer_step.parameters(optimizer), gradient_clip_val, self.gradient_norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # Every epoch
 
+    def on_train_epoch_start(self) -> None:
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.frozen.begin(self.current_epoch)
+        loader, trainer = self.trainer.train_dataloader, self.trainer
+        # Gradients of accumulated batches would share the memory of the graph.
+        if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1 or not isinstance(loader, BatchLoader):
+            self._graph = None
+        elif self._cuda_graph and (self._graph is None or self._graph.is_outdated()):
+            self._graph = CudaGraph(self.network, loader.size(0))
+
+    def train(self, mode: bool = True) -> "ClassifierModule":
+        super().train(mode)
+        self.frozen.hold()
+        return self
+
     def on_train_epoch_end(self) -> None:
-        values: dict[str, Any] = {**self._loss_and_accuracy("train"), "lr": self._rate}
+        values: dict[str, Any] = {**self._tallies["train"].values(), "lr": self._rate}
         self.log_dict(values, logger=False, sync_dist=True)
         self._record(values, self.global_step - 1)
-        self._step_plateau(values)
+        if self._plateau is not None:
+            self._plateau.step("train", values)
 
     def on_validation_epoch_end(self) -> None:
-        self._counts_batch = True
-        values = self._values("val")
+        values = self._tallies["val"].values()
         self.log_dict(values, prog_bar=True, sync_dist=True)
         # `trainer.training` is False in a fit's validation too
-        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self._step_plateau(values)
-
-    def on_validation_epoch_start(self) -> None:
-        self._counts_batch = True
-
-    def on_test_epoch_start(self) -> None:
-        self._counts_batch = True
+        if self._plateau is not None and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self._plateau.step("val", values)
 
     def on_test_epoch_end(self) -> None:
-        per_class = self._class_accuracy.compute()
-        self._class_accuracy.reset()
-        self.log_dict({f"test/acc/{n}": v for n, v in zip(self.class_names, per_class, strict=True)}, sync_dist=True)
-        self.log_dict(self._values("test"), sync_dist=True)
+        self.log_dict(self._tallies["test"].values(), sync_dist=True)
 
-    def _loss_and_accuracy(self, split: Split) -> dict[str, Tensor]:
-        loss, correct, images = self._tallies[split].sums()
-        self._tallies[split].reset()
-        return {f"{split}/loss": loss / images, f"{split}/acc": correct / images}
-
-    def _values(self, split: Split) -> dict[str, Tensor]:
-        """Loss and all metrics of a split. A metric with a value for each class has one name for each."""
-        values = {f"{split}/loss": self._loss_and_accuracy(split)[f"{split}/loss"]}
-        collection = self._collection(split)
-        for name, value in collection.compute().items():
-            if value.ndim == 0:
-                values[name] = value
-            else:
-                values |= {f"{name}/{label}": each for label, each in zip(self.class_names, value, strict=True)}
-        collection.reset()
-        return values
-
-    def _collection(self, split: Split) -> MetricCollection:
-        found = self.metrics[split]
-        assert isinstance(found, MetricCollection)
-        return found
+    def on_train_end(self) -> None:
+        self._graph = None  # frees its memory
 
     def _record(self, values: dict[str, Any], step: int) -> None:
         """Hands training metrics to the loggers at once. Lightning hands them over after the checkpoint of the same
@@ -484,67 +329,21 @@ class ClassifierModule(LightningModule):
             "tta": self.tta,
             "channels_last": self.normalize.channels_last,
         }
-        reading = self.trainer.datamodule.source.reading  # type: ignore[attr-defined]
-        if reading != USUAL:
-            checkpoint["data"]["reading"] = asdict(reading)
+        if reading := self.trainer.datamodule.source.reading.facts():  # type: ignore[attr-defined]
+            checkpoint["data"]["reading"] = reading
         checkpoint["train_sums"] = self._tallies["train"].sums()  # the epoch may be unfinished
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record
         if self._plateau is not None:
-            checkpoint["plateau"] = self._plateau.state_dict()
+            checkpoint["plateau"] = self._plateau.schedule.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = checkpoint["data"]
-        if self.class_names and data["class_names"] != self.class_names:
-            raise ValueError(
-                f"the checkpoint knows the classes {_shortened(data['class_names'])}, but the data has "
-                f"{_shortened(self.class_names)}: use data with the same classes, in the same order"
-            )
-        if self.image_shape and data["image_shape"] != list(self.image_shape):
-            raise ValueError(
-                f"the checkpoint was trained on images of shape {data['image_shape']}, but the data has "
-                f"{list(self.image_shape)}: give the source the checkpoint's image size"
-            )
+        check_same_data(data, self.class_names, self.image_shape)
         check_same_network(self.state_dict(), checkpoint["state_dict"])
-        if not self._statistics_given:
+        if self.trainer.datamodule.mean is None:  # type: ignore[attr-defined]
             self.normalize.set(data["mean"], data["std"])
-        if self._tallies and self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
             self._tallies["train"].set(checkpoint["train_sums"])
         self.temperature = data.get("temperature", 1.0)
-        self._resumed = True
         self._rate = checkpoint["rate"]
-        self._plateau_state = checkpoint.get("plateau")
-        self._schedule_states = checkpoint["lr_schedulers"]
-
-    def _restore(self, schedule: LRScheduler | ReduceLROnPlateau) -> None:
-        """Restores a plateau schedule from the checkpoint. Lightning restores the others; only their length is
-        checked here."""
-        if not isinstance(schedule, ReduceLROnPlateau):
-            for state in self._schedule_states:
-                check_length(schedule, state)
-        elif self._plateau_state is not None:
-            schedule.load_state_dict(self._plateau_state)
-
-
-def parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _outputs(found: Any) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-    weight = AUXILIARY_LOSS.get(type(found).__name__)
-    if weight is not None:
-        return found[0], [(weight, logits) for logits in found[1:] if logits is not None]
-    if not isinstance(found, Tensor):
-        raise ValueError(f"the network returns a {type(found).__name__}: a tensor of logits (N, classes) is needed")
-    return found, []
-
-
-def _where(error: Exception) -> str:
-    """The line of the network's code that failed, if it is not in torch."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "torch" not in Path(f.filename).parts]
-    own = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-
-
-def _shortened(names: list[str]) -> str:
-    listed = ", ".join(names[:LISTED])
-    return f"{listed}, … ({len(names)} in all)" if len(names) > LISTED else listed
+        self._loaded = {name: checkpoint.get(name) for name in ("plateau", "lr_schedulers")}

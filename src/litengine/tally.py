@@ -1,48 +1,93 @@
-"""Loss and accuracy of a split, summed on the device."""
+"""Loss, accuracy and metrics of a split, summed on the device."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from litengine.distributed import reduced
 
 
 class Tally:
-    """Sum of the losses, correct predictions and images of a split. Adding waits for nothing and launches little."""
+    """Sums of the losses, correct predictions and images of a split, and its metrics. Adding waits for nothing.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        split: of the names in `values`, such as `val/loss`.
+        metrics: collections of metrics of probabilities (N, classes) and labels (N,), with the split as prefix.
+        class_names: of the labels.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        device: torch.device,
+        metrics: Sequence[MetricCollection] = (),
+        class_names: Sequence[str] = (),
+    ) -> None:
+        self.split = split
         self.device = device
-        self.set(torch.zeros(3, device=device))
+        self.metrics = metrics
+        self.class_names = class_names
+        self.set(torch.zeros(3))
 
     def set(self, sums: Tensor) -> None:
         """Goes on from sums (3,): loss, correct predictions, images."""
-        self._loss, self._correct, images = sums.to(self.device).clone()
-        self._images = int(images)
+        self._images = int(sums[2])
+        self._loss, self._correct, _ = sums.to(self.device).clone()
         self._hits: list[Tensor] = []  # not in `_correct` yet: one operation less for each batch
 
-    def add(self, loss: Tensor, hits: Tensor) -> None:
-        """A batch.
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Adds a batch: the mean of its losses, logits (N, classes), labels int64 (N,).
 
-        Args:
-            loss: the mean over the batch.
-            hits: bool (N,), whether a prediction is correct.
+        Returns: bool (N,), whether a prediction is correct.
         """
+        hits = logits.argmax(1) == labels
         self._loss.add_(loss, alpha=len(hits))
         self._hits.append(hits)
         self._images += len(hits)
         if len(self._hits) >= 1000:
-            self.settle()
-
-    def settle(self) -> None:
-        """Adds up what was put off."""
-        if self._hits:
-            self._correct += torch.cat(self._hits).sum()
-            self._hits.clear()
+            self._settle()
+        if self.metrics:
+            probabilities = logits.float().softmax(1)
+            for collection in self.metrics:
+                collection.update(probabilities, labels)
+        return hits
 
     def sums(self) -> Tensor:
         """(3,): loss, correct predictions and images, over all processes."""
-        self.settle()
+        self._settle()
         images = torch.full_like(self._loss, self._images)
         return reduced(torch.stack([self._loss, self._correct, images]), "sum")
 
-    def reset(self) -> None:
-        self.set(torch.zeros(3, device=self.device))
+    def values(self) -> dict[str, Tensor]:
+        """Loss and metrics by name (without metrics, loss and `acc`), and starts again from zero.
+
+        A metric with a value for each class has one name for each, such as `test/acc/cat`.
+        """
+        loss, correct, images = self.sums()
+        self.set(torch.zeros(3))
+        values = {f"{self.split}/loss": loss / images}
+        if not self.metrics:
+            values[f"{self.split}/acc"] = correct / images
+        for collection in self.metrics:
+            for name, value in collection.compute().items():
+                if value.ndim:
+                    values |= {f"{name}/{label}": each for label, each in zip(self.class_names, value, strict=True)}
+                else:
+                    values[name] = value
+            collection.reset()
+        return values
+
+    def higher_is_better(self, name: str) -> bool | None:
+        """Whether more of a metric in `values` is better; None if it is unknown."""
+        for collection in self.metrics:
+            for key, metric in collection.items():
+                if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
+                    return metric.higher_is_better
+        return None
+
+    def _settle(self) -> None:
+        if self._hits:
+            self._correct += torch.cat(self._hits).sum()
+            self._hits.clear()

@@ -58,6 +58,17 @@ class Outputs(Callback):
         self.of_test.append(outputs)
 
 
+def images_of(data: ImageData, split: str) -> tuple[Tensor, Tensor]:
+    """Images and labels of a split, in its order."""
+    part = data.subset(split)
+    return part.arrays.images[part.indices], part.arrays.labels[part.indices]
+
+
+def logits_of(model: ImageClassifier, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(images)
+
+
 class Logged(Logger):
     """Everything that was logged: values and steps by name."""
 
@@ -82,26 +93,14 @@ class Logged(Logger):
 
 def test_pixels_become_pixels_minus_mean_over_deviation():
     model = classifier(network=nn.Identity(), channels_last=False)
-    model.normalize.set([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
+    model.normalize.set([0.1, 0.5, 0.9], [0.2, 0.0, 0.4])  # a channel of one value is only shifted
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
-    mean, std = (np.array(values)[:, None, None] for values in ([0.1, 0.5, 0.9], [0.2, 0.3, 0.4]))
+    mean, std = (np.array(values)[:, None, None] for values in ([0.1, 0.5, 0.9], [0.2, 1.0, 0.4]))
     expected = torch.from_numpy((pixels / 255 - mean) / std).float()
-    from_bytes, from_floats = model(torch.from_numpy(pixels)), model(torch.from_numpy(pixels / 255).float())
-    assert from_bytes.dtype == from_floats.dtype == torch.float32
-    torch.testing.assert_close(from_bytes, expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(from_floats, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_a_channel_of_one_value_is_only_shifted():
-    model = classifier(network=nn.Identity())
-    model.normalize.set([0.25], [0.0])
-    assert torch.equal(model(torch.full((1, 1, 2, 2), 0.75)), torch.full((1, 1, 2, 2), 0.5))
-
-
-def test_images_given_are_left_as_they_were():
-    images = torch.full((2, 3, 8, 8), 0.5)
-    classifier()(images)
-    assert torch.equal(images, torch.full((2, 3, 8, 8), 0.5))
+    for given in (torch.from_numpy(pixels), torch.from_numpy(pixels / 255).float()):
+        before = given.clone()
+        torch.testing.assert_close(model(given), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(given, before)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -118,16 +117,6 @@ def test_channels_last_is_a_layout_and_changes_no_logit(channels_last):
     assert layouts[0] is channels_last
 
 
-def test_fit_measures_the_statistics_or_takes_those_given():
-    for given in ({}, {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}):
-        images, model = data(**given), classifier()
-        fit(model, images, epochs=1)
-        mean, std = images.statistics()
-        torch.testing.assert_close(model.normalize.mean.flatten(), torch.tensor(mean))
-        torch.testing.assert_close(model.normalize.std.flatten(), torch.tensor(std))
-    assert mean == [0.1, 0.2, 0.3]
-
-
 # Loss and metrics
 
 
@@ -140,27 +129,17 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> flo
     return float(-(targets * np.log(probabilities)).sum(1).mean())
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(smoothing):
     # A learning rate of 0: every batch meets the same network.
     model = classifier(label_smoothing=smoothing, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    images, logged = data(), Logged()
-    fit(model, images, epochs=1, logger=logged)
+    part, logged = data(), Logged()
+    fit(model, part, epochs=1, logger=logged)
     for split, expected_smoothing in (("train", smoothing), ("val", 0.0)):
-        part = images.subset(split)
-        pixels, labels = part.arrays.images[part.indices], part.arrays.labels[part.indices]
-        with torch.no_grad():
-            logits = model(pixels)
-        assert logged.values[f"{split}/loss"][0] == pytest.approx(
-            cross_entropy(logits, labels, expected_smoothing), rel=1e-5
-        )
-        assert logged.values[f"{split}/acc"][0] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
-
-
-@pytest.mark.parametrize("smoothing", [-0.1, 1.1])
-def test_label_smoothing_outside_0_to_1_is_refused(smoothing):
-    with pytest.raises(ValueError, match=rf"model.label_smoothing is {smoothing}: choose a fraction of 0 to 1"):
-        classifier(label_smoothing=smoothing)
+        images, labels = images_of(part, split)
+        logits = logits_of(model, images)
+        assert logged.values[f"{split}/loss"] == pytest.approx([cross_entropy(logits, labels, expected_smoothing)])
+        assert logged.values[f"{split}/acc"] == pytest.approx([float((logits.argmax(1) == labels).float().mean())])
 
 
 def test_test_metrics_equal_those_counted_from_the_predictions():
@@ -182,22 +161,21 @@ def test_test_metrics_equal_those_counted_from_the_predictions():
     assert set(metrics) == set(expected)
 
 
-@pytest.mark.parametrize("tta", ["none", "flip", "flip+shift"])
-def test_test_time_augmentation_counts_in_the_test_and_not_in_validation(tta):
-    module, kept = classifier(tta=tta), Outputs()
-    metrics = trainer(kept).test(module, data(), verbose=False)[0]
-    images, labels = FakeSource().load("test")[:2]
-    expected = average(module.network, module.normalize(images), tta).softmax(1)
+def test_test_time_augmentation_counts_in_the_test_and_not_in_validation():
+    module, kept, part = classifier(tta="flip+shift"), Outputs(), data()
+    metrics = trainer(kept).test(module, part, verbose=False)[0]
+    images, labels = images_of(part, "test")
+    with torch.no_grad():
+        expected = average(module.network, module.normalize(images), "flip+shift").softmax(1)
     torch.testing.assert_close(torch.cat(kept.of_test), expected)
     assert metrics["test/loss"] == pytest.approx(float(-expected[range(15), labels].log().mean()), rel=1e-5)
-    arrays, indices = (images := data()).subset("val")
-    validated = trainer().validate(module, images, verbose=False)[0]
-    plain = module.network(module.normalize(arrays.images[indices]))
-    assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(plain, arrays.labels[indices])), rel=1e-5)
+    validated = trainer().validate(module, part, verbose=False)[0]
+    images, labels = images_of(part, "val")
+    assert validated["val/loss"] == pytest.approx(cross_entropy(logits_of(module, images), labels), rel=1e-5)
 
 
 class Smallest(nn.Module):
-    """A loss that can be told by hand: the mean of the smallest logit and the label."""
+    """A simple loss: the mean of the smallest logit and the label."""
 
     def forward(self, logits, labels):
         return (logits.amin(1) + labels).mean()
@@ -205,46 +183,43 @@ class Smallest(nn.Module):
 
 def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
     model = classifier(loss=Smallest(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    images, logged = data(), Logged()
-    made = fit(model, images, epochs=1, logger=logged)
-    made.test(model, images, verbose=False)
+    part, logged = data(), Logged()
+    made = fit(model, part, epochs=1, logger=logged)
+    made.test(model, part, verbose=False)
     for split in ("train", "val", "test"):
-        part = images.subset(split)
-        with torch.no_grad():
-            logits = model(part.arrays.images[part.indices])
-        expected = float(Smallest()(logits, part.arrays.labels[part.indices]))
-        assert logged.values[f"{split}/loss"][0] == pytest.approx(expected, rel=1e-4)
+        images, labels = images_of(part, split)
+        expected = float(Smallest()(logits_of(model, images), labels))
+        assert logged.values[f"{split}/loss"] == pytest.approx([expected], rel=1e-4)
 
 
-def test_label_smoothing_beside_a_loss_of_ones_own_is_refused():
-    with pytest.raises(ValueError, match="label_smoothing is a setting of cross entropy"):
-        classifier(loss=Smallest(), label_smoothing=0.1)
+@pytest.mark.parametrize(
+    ("weights", "of_class"), [([1.0, 2.0, 0.5], [1.0, 2.0, 0.5]), ("balanced", [48 / 3 / 16, 48 / 3 / 8, 48 / 3 / 24])]
+)
+def test_classes_are_weighted_as_given_or_balanced_in_training_only(weights, of_class):
+    model = classifier(class_weights=weights, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    part, logged = ImageData(FakeSource(train=(20, 10, 30)), batch_size=60, val_fraction=0.2), Logged()
+    fit(model, part, epochs=1, logger=logged)
+    images, labels = images_of(part, "train")
+    number = torch.tensor(of_class)[labels]
+    losses = F.cross_entropy(logits_of(model, images), labels, reduction="none")
+    assert logged.values["train/loss"] == pytest.approx([float((number * losses).sum() / number.sum())], rel=1e-5)
+    images, labels = images_of(part, "val")
+    assert logged.values["val/loss"] == pytest.approx([cross_entropy(logits_of(model, images), labels)], rel=1e-5)
 
 
-def test_classes_are_weighted_as_given_or_balanced_in_training_only():
-    source = FakeSource(train=(20, 10, 30))
-    logged = {}
-    for weights in (None, [1.0, 2.0, 0.5], "balanced"):
-        model = classifier(class_weights=weights, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-        images, logged = ImageData(source, batch_size=60, val_fraction=0.2), Logged()
-        fit(model, images, epochs=1, logger=logged)
-        part = images.subset("train")
-        with torch.no_grad():
-            logits = model(part.arrays.images[part.indices])
-        labels = torch.from_numpy(part.labels)
-        of_class = {None: [1.0] * 3, "balanced": [48 / 3 / 16, 48 / 3 / 8, 48 / 3 / 24]}
-        number = torch.tensor(weights if isinstance(weights, list) else of_class[weights])[labels]
-        expected = (number * F.cross_entropy(logits, labels, reduction="none")).sum() / number.sum()
-        assert logged.values["train/loss"] == pytest.approx([float(expected)], rel=1e-5)
-        part = images.subset("val")
-        with torch.no_grad():
-            plain = F.cross_entropy(model(part.arrays.images[part.indices]), torch.from_numpy(part.labels))
-        assert logged.values["val/loss"] == pytest.approx([float(plain)], rel=1e-5)
-
-
-def test_another_number_of_class_weights_than_of_classes_is_refused():
-    with pytest.raises(ValueError, match="model.class_weights has 2 numbers for 3 classes"):
-        fit(classifier(class_weights=[1.0, 2.0]), data(), epochs=1)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"label_smoothing": 1.1}, "model.label_smoothing is 1.1: choose a fraction of 0 to 1"),
+        ({"loss": Smallest(), "label_smoothing": 0.1}, "label_smoothing is a setting of cross entropy"),
+        ({"class_weights": [1.0, 2.0]}, "model.class_weights has 2 numbers for 3 classes"),
+        ({"network": linear(10)}, r"logits of shape \[\d+, 10\] .*the data has 3 classes"),
+        ({"parameter_groups": {"biases": {"mo": 1}}}, "parameter_groups.biases.mo is no setting of SGD: there are lr,"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        fit(classifier(**options), data(), epochs=1)
 
 
 def test_metrics_by_name_are_those_of_scikit_learn():
@@ -266,18 +241,6 @@ def test_metrics_by_name_are_those_of_scikit_learn():
         "val/acc_top5": top_k_accuracy_score(labels, probabilities, k=5),
     }
     assert {name: logged.values[name][-1] for name in expected} == pytest.approx(expected, abs=1e-6)
-
-
-def test_callbacks_get_the_probabilities_of_validation_images():
-    class Watch(Callback):
-        def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
-            expected = pl_module(batch[0]).softmax(1)
-            torch.testing.assert_close(outputs, expected)
-            self.seen = len(outputs)
-
-    watch = Watch()
-    fit(classifier(), data(), watch, epochs=1)
-    assert watch.seen == 6
 
 
 class Halves(nn.Module):
@@ -321,16 +284,6 @@ def test_mixed_images_are_trained_on_with_mixed_targets():
     assert logged.values["train/acc"] == pytest.approx([right])
 
 
-@pytest.mark.parametrize("name", ["MixUp", "CutMix"])
-def test_torchvisions_mixing_is_given_by_its_class_path(name):
-    module = as_command_line({"mixing": {"class_path": f"torchvision.transforms.v2.{name}", "init_args": {"alpha": 1}}})
-    torch.manual_seed(0)
-    images, targets = module.mixing(torch.rand(8, 3, 8, 8), torch.eye(3)[torch.arange(8) % 3])
-    assert images.shape == (8, 3, 8, 8)
-    torch.testing.assert_close(targets.sum(1), torch.ones(8))
-    assert not torch.equal(targets, targets.round())
-
-
 def test_a_network_that_wants_images_gets_normalised_training_images_before_a_fit_and_no_others():
     class Asking(nn.Sequential):
         def initialize(self, images):
@@ -347,81 +300,35 @@ def test_a_network_that_wants_images_gets_normalised_training_images_before_a_fi
     assert not hasattr(network, "seen")
 
 
-def test_parameters_reach_the_optimizer_by_role_and_norms_are_not_decayed_unless_asked():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3))
-
-    def adam(groups):
-        return torch.optim.Adam(groups, lr=0.5, weight_decay=0.25)
-
-    module = classifier(network=network, optimizer=adam, parameter_groups={"norms": {"lr": 2, "weight_decay": 0.125}})
-    optimizer = module.configure_optimizers()
-    settings = [(group["role"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    assert settings == [
-        ("filters", 0.5, 0.25),
-        ("matrices", 0.5, 0.25),
-        ("norms", 2, 0.125),
-        ("biases", 0.5, 0.0),
-    ]
-
-
-def test_a_setting_of_a_group_that_the_optimizer_does_not_know_is_refused():
-    module = classifier(parameter_groups={"biases": {"momentun": 0.9}})
-    with pytest.raises(ValueError, match=r"model.parameter_groups.biases.momentun is no setting of SGD: there are lr,"):
-        module.configure_optimizers()
-
-
-def test_a_compiled_network_has_the_same_weights_names_and_logits():
+def test_a_compiled_network_has_the_same_weights_names_and_logits(monkeypatch):
+    # without the compiler of C++, which takes a minute
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     plain, compiled = classifier(), classifier(compile=True)
     for module in (plain, compiled):
         fit(module, data(), epochs=1)
+    assert compiled.network._compiled_call_impl is not None
     assert compiled.state_dict().keys() == plain.state_dict().keys()
     torch.testing.assert_close(dict(compiled.state_dict()), dict(plain.state_dict()))
     images = FakeSource().load("test").images
     torch.testing.assert_close(compiled(images), plain(images))
 
 
-def test_names_that_are_logged_in_a_fit():
-    logged = Logged()
-    fit(classifier(), data(), epochs=2, logger=logged)
-    steps = {"train/loss_step", "train/acc_step", "lr_step"}
-    assert set(logged.values) == {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch"} | steps
-
-
-def test_step_metrics_are_logged_only_every_log_every_n_steps():
+def test_what_is_logged_in_a_fit_and_when():
     logged = Logged()
     fit(classifier(), data(), epochs=4, logger=logged, log_every_n_steps=5)
-    assert logged.steps["train/loss_step"] == logged.steps["train/acc_step"] == logged.steps["lr_step"] == [4, 9]
-    assert logged.steps["train/loss"] == logged.steps["val/acc"] == logged.steps["lr"] == [2, 5, 8, 11]
+    assert logged.steps.pop("epoch")
+    of_steps = {name: [4, 9] for name in ("train/loss_step", "train/acc_step", "lr_step")}
+    of_epochs = {name: [2, 5, 8, 11] for name in ("train/loss", "train/acc", "val/loss", "val/acc", "lr")}
+    assert logged.steps == of_steps | of_epochs
 
 
 def test_it_learns_and_every_epoch_counts_from_zero():
     logged = Logged()
-    fit(classifier(optimizer=functools.partial(torch.optim.Adam, lr=0.01)), data(), epochs=30, logger=logged)
-    assert logged.values["train/loss"][-1] < 0.1 < logged.values["train/loss"][0]
+    fit(classifier(optimizer=functools.partial(torch.optim.Adam, lr=0.02)), data(), epochs=15, logger=logged)
+    assert logged.values["train/loss"][-1] < 0.2 < logged.values["train/loss"][0]
     assert logged.values["train/acc"][-1] == 1.0  # which a mean over all epochs would not be
     sixths = torch.tensor(logged.values["val/acc"]) * 6  # there are 6 validation images
     torch.testing.assert_close(sixths, sixths.round())
-
-
-def test_a_loss_of_nan_is_logged_as_nan():
-    class Broken(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            logits = torch.zeros(len(images), 3)
-            return logits / 0 if len(images) == 7 else logits  # all of the last batch
-
-    metrics = trainer().test(classifier(network=Broken()), data(), verbose=False)[0]
-    assert math.isnan(metrics["test/loss"])
-
-
-def test_without_a_datamodule_it_says_what_is_missing():
-    with pytest.raises(ValueError, match="needs the classes of the data: pass a data module"):
-        trainer().fit(classifier(), train_dataloaders=[(torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long))])
-
-
-@pytest.mark.parametrize("classes", [2, 10])
-def test_another_number_of_logits_than_of_classes_names_both(classes):
-    with pytest.raises(ValueError, match=rf"logits of shape \[\d+, {classes}\] .*the data has 3 classes"):
-        fit(classifier(network=linear(classes)), data(), epochs=1)
 
 
 # Learning rate
@@ -469,17 +376,11 @@ def fit_with_losses(losses, *callbacks, epochs=None, **options) -> list[float]:
     return rates.steps[::2]
 
 
-def test_the_articles_adam_halves_its_rate_after_5_epochs_without_improvement():
+def test_by_default_the_articles_adam_halves_its_rate_after_5_epochs_without_improvement():
     # Epoch 0 is the best; 1 to 6 are no better: 6 > patience 5.
     assert fit_with_losses([1.0] * 9) == [1e-3] * 7 + [5e-4] * 2
-
-
-def test_default_optimizer_is_the_articles():
-    model = classifier(**{"optimizer": ImageClassifier.__init__.__defaults__[0]})
-    optimizer = model.configure_optimizers()
-    assert type(optimizer) is torch.optim.Adam
-    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (1e-3, 1e-4)
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+    optimizer = classifier(optimizer=ImageClassifier.__init__.__defaults__[0]).configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam and optimizer.defaults["weight_decay"] == 1e-4
 
 
 PLATEAU = functools.partial(ReduceLROnPlateau, factor=0.5, patience=1)
@@ -488,12 +389,8 @@ LOSSES = [3.0, 2.0, 2.5, 2.5, 1.0, 1.5, 1.5, 1.5, 1.5]
 PLATEAU_RATES = [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
-def test_plateau_watches_the_validation_loss():
-    assert fit_with_losses(LOSSES, optimizer=sgd, lr_scheduler=PLATEAU) == PLATEAU_RATES
-
-
-@pytest.mark.parametrize("epochs", range(1, 9))
-def test_plateau_goes_on_after_a_resume(epochs):
+@pytest.mark.parametrize("epochs", [3, 4, 6])
+def test_plateau_watches_the_validation_loss_and_goes_on_after_a_resume(epochs):
     options = {"optimizer": sgd, "lr_scheduler": PLATEAU}
     before = fit_with_losses(LOSSES, Checkpoints(), epochs=epochs, **options)
     after = fit_with_losses(LOSSES, ckpt_path=LAST, **options)
@@ -530,11 +427,8 @@ def cosine(epochs: int, of: int) -> list[float]:
     ("schedule", "length"),
     [
         (CosineAnnealingLR, 5),
-        (functools.partial(CosineAnnealingLR), 5),
-        (functools.partial(CosineAnnealingLR, T_max=0), 5),
         (functools.partial(CosineAnnealingLR, T_max=10), 10),
         ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 0}}, 5),
-        ({"class_path": "torch.optim.lr_scheduler.CosineAnnealingLR", "init_args": {"T_max": 10}}, 10),
     ],
 )
 def test_cosine_moves_every_epoch_over_the_whole_fit_or_the_length_given(schedule, length):
@@ -556,33 +450,18 @@ def one_cycle(steps: int, max_lr: float, pct_start: float) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4),
-        functools.partial(OneCycleLR, max_lr=2.0, pct_start=0.4, total_steps=15),
-        {"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": {"max_lr": 2.0, "pct_start": 0.4}},
-    ],
-)
-def test_one_cycle_moves_every_step_and_ends_with_the_last(schedule):
-    rates = rates_of(schedule, 5)
+@pytest.mark.parametrize("total_steps", [None, 15])
+def test_one_cycle_moves_every_step_and_ends_with_the_last(total_steps):
+    arguments = {"max_lr": 2.0, "pct_start": 0.4, "total_steps": total_steps}
+    rates = rates_of({"class_path": "torch.optim.lr_scheduler.OneCycleLR", "init_args": arguments}, 5)
     assert rates == pytest.approx(one_cycle(15, 2.0, 0.4))
     assert rates[5] == max(rates) == pytest.approx(2.0)
-    assert rates[-1] == pytest.approx(2.0 / 25 / 1e4)
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        functools.partial(StepLR, step_size=2, gamma=0.1),
-        {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2, "gamma": 0.1}},
-    ],
-)
-def test_step_schedule_moves_every_epoch(schedule):
-    assert rates_of(schedule, 5) == pytest.approx([1.0] * 6 + [0.1] * 6 + [0.01] * 3)
-
-
-def test_without_schedule_the_rate_stays():
+def test_step_schedule_moves_every_epoch_and_without_schedule_the_rate_stays():
+    assert rates_of(functools.partial(StepLR, step_size=2, gamma=0.1), 5) == pytest.approx(
+        [1.0] * 6 + [0.1] * 6 + [0.01] * 3
+    )
     assert rates_of(None, 3) == [1.0] * 9
 
 
@@ -596,93 +475,68 @@ def test_one_cycle_counts_optimizer_steps_where_gradients_are_accumulated():
 # Checkpoints
 
 
-def saved(epochs: int = 1, **options) -> dict:
-    fit(classifier(**options), data(), Checkpoints(), epochs=epochs)
-    return torch.load(LAST, weights_only=True)
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("run")
+    fit(classifier(lr_scheduler=PLATEAU), data(), Checkpoints(), epochs=3, default_root_dir=folder)
+    return str(folder / LAST)
 
 
-def test_checkpoint_loads_as_plain_data_and_knows_the_images():
-    content = saved(lr_scheduler=PLATEAU)
+def test_checkpoint_loads_as_plain_data_and_knows_the_images(checkpoint):
+    content = torch.load(checkpoint, weights_only=True)
     mean, std = data().statistics()
     assert set(content["data"]) == {"class_names", "image_shape", "mean", "std", "tta", "channels_last"}
     assert content["data"]["class_names"] == ["a", "b", "c"]
     assert content["data"]["image_shape"] == [3, 8, 8]
     assert content["data"]["mean"] == pytest.approx(mean) and content["data"]["std"] == pytest.approx(std)
     assert set(content["state_dict"]) == {"network.1.weight", "network.1.bias"}
-    assert content["plateau"]["num_bad_epochs"] in (0, 1) and content["plateau"]["best"] > 0
+    assert content["plateau"]["num_bad_epochs"] in (0, 1, 2) and content["plateau"]["best"] > 0
 
 
-def test_test_of_a_checkpoint_normalises_as_the_fit_did():
-    images, model = data(), classifier()
-    fit(model, images, Checkpoints(), epochs=3)
-    expected = trainer().test(model, images, verbose=False)[0]
-    fresh = data()
-    assert trainer().test(classifier(), fresh, ckpt_path=LAST, verbose=False)[0] == expected
+def test_test_of_a_checkpoint_normalises_as_the_fit_did_unless_statistics_are_given(checkpoint):
+    fresh, model = data(), classifier()
+    metrics = trainer().test(model, fresh, ckpt_path=checkpoint, verbose=False)[0]
+    images, labels = images_of(fresh, "test")
     assert fresh.source.loaded == ["test"]  # the training images are not needed for it
-    assert expected["test/acc"] > 0.5
-
-
-def test_statistics_given_win_over_those_of_the_checkpoint():
-    saved()
-    model = classifier()
-    trainer().test(model, data(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6]), ckpt_path=LAST, verbose=False)
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in data().statistics())
+    logits = ((images / 255 - mean) / std).flatten(1) @ weights["network.1.weight"].T + weights["network.1.bias"]
+    assert metrics["test/loss"] == pytest.approx(cross_entropy(logits, labels), rel=1e-4)
+    other = data(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
+    trainer().test(model, other, ckpt_path=checkpoint, verbose=False)
     assert model.normalize.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
-
-
-class Renamed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.other = linear()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.other(images)
 
 
 @pytest.mark.parametrize(
     ("network", "words"),
     [
         (
-            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 7)),
-            r"another network: network.1.weight has shape \[3, 192\] in the checkpoint, \[7, 192\] here; network.1",
+            lambda: linear(3, 192).append(nn.Linear(3, 3)),
+            r"another network: network.2.weight is missing in the checkpoint; network.2.bias is missing",
         ),
-        (Renamed, r"another network: network.other.1.weight is missing in the checkpoint; .*and 1 more"),
         (
-            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 3, bias=False)),
-            "another network: network.1.bias is only in the checkpoint. Leave the --model options out",
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 7, bias=False)),
+            r"only in the checkpoint; network.1.weight has shape \[3, 192\] in the checkpoint, \[7, 192\] here. Leave",
         ),
     ],
 )
-def test_checkpoint_of_another_network_names_the_difference(network, words):
-    saved()
+def test_checkpoint_of_another_network_names_the_difference(network, words, checkpoint):
     with pytest.raises(ValueError, match=words):
-        trainer().test(classifier(network=network()), data(), ckpt_path=LAST, verbose=False)
+        trainer().test(classifier(network=network()), data(), ckpt_path=checkpoint, verbose=False)
 
 
-@pytest.mark.parametrize("names", [["a", "c", "b"], ["cat", "dog", "eel"]])
-def test_checkpoint_with_other_classes_names_both(names):
-    saved()
-    other = ImageData(FakeSource(names=names))
-    with pytest.raises(ValueError, match=f"knows the classes a, b, c, but the data has {', '.join(names)}: use data"):
-        trainer().test(classifier(), other, ckpt_path=LAST, verbose=False)
+def test_checkpoint_with_other_classes_names_both(checkpoint):
+    other = ImageData(FakeSource(train=[3] * 30, test=[1] * 30, names=[f"c{number}" for number in range(30)]))
+    words = r"knows the classes a, b, c, but the data has c0, c1, .*c9, … \(30 in all\): use data"
+    with pytest.raises(ValueError, match=words):
+        trainer().test(classifier(network=linear(30)), other, ckpt_path=checkpoint, verbose=False)
 
 
 def test_checkpoint_of_another_image_size_names_both():
     def of_any_size() -> nn.Module:
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
 
-    saved(network=of_any_size())
+    fit(classifier(network=of_any_size()), data(), Checkpoints(), epochs=1)
     other = ImageData(FakeSource(shape=(3, 16, 16)))
     with pytest.raises(ValueError, match=r"images of shape \[3, 8, 8\], but the data has \[3, 16, 16\]"):
         trainer().test(classifier(network=of_any_size()), other, ckpt_path=LAST, verbose=False)
-
-
-def test_many_classes_are_named_in_short():
-    many = [f"c{number}" for number in range(30)]
-    fit(
-        classifier(network=linear(30)),
-        ImageData(FakeSource(train=[3] * 30, names=many), val_fraction=0.4),
-        Checkpoints(),
-        epochs=1,
-    )
-    with pytest.raises(ValueError, match=r"c0, c1, .*c9, … \(30 in all\), but the data has a, b, c"):
-        trainer().test(classifier(network=linear(30)), data(), ckpt_path=LAST, verbose=False)

@@ -33,24 +33,13 @@ def test_link_is_never_missing_while_it_is_replaced(monkeypatch):
     assert [*seen, Path("best.ckpt").read_text()] == ["a", "a", "b"]
 
 
-def test_link_to_what_is_gone_is_replaced():
-    Path("best.ckpt").symlink_to("gone")
+def test_link_to_what_is_gone_is_replaced_and_a_real_file_is_left_alone():
+    Path("gone.ckpt").symlink_to("gone")
+    Path("mine.ckpt").write_text("mine")
     Path("a").write_text("a")
-    assert link(Path("a"), "best.ckpt")
-    assert Path("best.ckpt").read_text() == "a"
-
-
-def test_real_file_is_left_alone():
-    Path("best.ckpt").write_text("mine")
-    Path("a").write_text("a")
-    assert not link(Path("a"), "best.ckpt")
-    assert Path("best.ckpt").read_text() == "mine" and not Path("best.ckpt").is_symlink()
-
-
-def test_relative_is_what_one_would_type(tmp_path):
-    assert relative(tmp_path / "runs/a") == "runs/a"
-    assert relative("runs/a") == "runs/a"
-    assert relative(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
+    assert link(Path("a"), "gone.ckpt") and not link(Path("a"), "mine.ckpt")
+    assert Path("gone.ckpt").read_text() == "a"
+    assert Path("mine.ckpt").read_text() == "mine" and not Path("mine.ckpt").is_symlink()
 
 
 def test_no_link_where_the_folder_takes_none(monkeypatch):
@@ -61,6 +50,11 @@ def test_no_link_where_the_folder_takes_none(monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert not link(Path("a"), "best.ckpt")
     assert not Path("best.ckpt").exists()
+
+
+def test_relative_is_what_one_would_type(tmp_path):
+    assert relative(tmp_path / "runs/a") == "runs/a"
+    assert relative(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_reason(monkeypatch):

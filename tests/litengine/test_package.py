@@ -26,6 +26,7 @@ def test_the_project_asks_for_what_the_engine_needs() -> None:
     assert not missing, "add these to the dependencies in pyproject.toml"
 
 
+@pytest.mark.slow
 def test_it_is_built_without_the_project(tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")

@@ -71,7 +71,7 @@ class Settings:
         """Raises ValueError for a setting that has no effect beside another one, unless that came in a later config."""
         schedule = (config.model.get("lr_scheduler") or {}).get("init_args", {})
         overridden = {  # whether keys are overridden, their pattern, by what, and what to do instead
-            r"model\.(optimizer|parameter_groups\.\w+)\.lr": (schedule.get("max_lr") is not None, "max_lr"),
+            r"model\.(optimizer|parameter_groups\..+)\.lr": (schedule.get("max_lr") is not None, "max_lr"),
             r"model\.optimizer\.(momentum|betas)": (schedule.get("cycle_momentum"), "max_momentum"),
             r"data\.val_fraction": (config.data.get("folds"), ""),
         }

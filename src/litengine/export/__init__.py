@@ -2,7 +2,6 @@
 
 import math
 import tempfile
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -134,8 +133,6 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
     import torch
     import yaml
 
-    from litengine.data.sources.pixels import USUAL
-
     classifier, metrics = predictor.classifier, {}
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     if directory and file == "best.ckpt":  # the score of other weights is not known
@@ -151,7 +148,7 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "metrics": metrics,
         "class_names": predictor.class_names,
         "image_size": predictor.image_size,
-        **({} if predictor.reading == USUAL else {"reading": asdict(predictor.reading)}),
+        **({"reading": reading} if (reading := predictor.reading.facts()) else {}),
         "mean": classifier.normalize.mean.flatten().tolist(),
         "std": classifier.normalize.std.flatten().tolist(),
         "tta": classifier.tta,

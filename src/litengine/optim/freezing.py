@@ -1,9 +1,11 @@
 """Parts of a network that are not trained for a while."""
 
+import math
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
 from torch import nn
+
+from litengine.optim.groups import matches
 
 
 class Frozen:
@@ -12,38 +14,38 @@ class Frozen:
     Args:
         network: whose names are matched.
         patterns: such as `layer1.*` or `stem*`; a module's name stands for everything in it.
+        until: the epoch (from 0) in which they are trained again; None for never.
 
     Raises:
         ValueError: for a pattern that matches nothing.
     """
 
-    def __init__(self, network: nn.Module, patterns: Sequence[str]) -> None:
+    def __init__(self, network: nn.Module, patterns: Sequence[str] = (), until: int | None = None) -> None:
         trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         for pattern in patterns:
-            if not any(_matches(name, pattern) for name in trainable):
+            if not any(matches(name, pattern) for name in trainable):
                 modules = ", ".join(name for name, _ in network.named_children())
                 raise ValueError(
                     f"model.freeze {pattern!r} matches no parameter of the network; its modules: {modules}"
                 )
-        chosen = {name for name in trainable if any(_matches(name, pattern) for pattern in patterns)}
-        self.parameters = [trainable[name] for name in sorted(chosen)]
-        ids = {id(parameter) for parameter in self.parameters}
-        self._modules = [
-            module
-            for module in network.modules()
-            if (parameters := [p for p in module.parameters() if id(p) in ids or p.requires_grad])
-            and all(id(parameter) in ids for parameter in parameters)
-        ]
+        self.parameters = [p for name, p in trainable.items() if any(matches(name, pattern) for pattern in patterns)]
+        self.until = math.inf if until is None else until
         self.active = False
+        others = set(trainable.values()) - set(self.parameters)
+        self._modules = []
+        for module in network.modules():
+            own = set(module.parameters())
+            if own & set(self.parameters) and not own & others:
+                self._modules.append(module)
 
-    def apply(self, active: bool) -> None:
-        """Freezes the parameters, or makes them trainable."""
-        if self.active and not active:
+    def begin(self, epoch: int) -> None:
+        """Freezes the parameters or makes them trainable, whichever is due in this epoch."""
+        if self.active and epoch >= self.until:
             for module in self._modules:
                 module.train()
-        self.active = active
+        self.active = epoch < self.until
         for parameter in self.parameters:
-            parameter.requires_grad_(not active)
+            parameter.requires_grad_(not self.active)
         self.hold()
 
     def hold(self) -> None:
@@ -51,7 +53,3 @@ class Frozen:
         if self.active:
             for module in self._modules:
                 module.eval()
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or name.startswith(f"{pattern}.")

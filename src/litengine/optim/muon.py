@@ -1,5 +1,6 @@
 """Muon for the filters of convolutions, SGD for everything else, in one optimizer."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -12,16 +13,16 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPSILON = 1e-7
 OF_SGD = ("lr", "momentum", "nesterov", "weight_decay")
 OF_MUON = (*OF_SGD, "steps", "renormalize")
+# of a setting: the smallest value, and a bound that it stays below
+RANGES = {"lr": (0, math.inf), "weight_decay": (0, math.inf), "momentum": (0, 1), "steps": (1, math.inf)}
 FUSED = ("cpu", "cuda")  # devices on which one kernel makes the whole step of SGD
 
 
 class Muon(torch.optim.Optimizer):
     """Moves filters by an orthogonalised momentum (Muon), other parameters as `torch.optim.SGD` does.
 
-    Each parameter group says in `rule` which of the two it follows. A group without `rule` follows `muon` where its
-    `role` is `filters` (see `parameter_groups`), else `sgd`. Parameters that come without groups follow `muon` from
-    three dimensions on, as filters have, and `sgd` below. Being one optimizer with an ordinary `step`, it leaves
-    closures, clipping, gradient scaling, accumulation, checkpoints and the count of steps to work as with any other.
+    The `rule` of a parameter group is `muon` or `sgd`. Without it, groups with the `role` `filters` follow `muon` (see
+    `parameter_groups`), others `sgd`; parameters without groups follow `muon` if they have three or more dimensions.
 
     `muon`, with a filter bank taken as the matrix (filters, rest), g its gradient and b its momentum, zero at first:
 
@@ -31,13 +32,11 @@ class Muon(torch.optim.Optimizer):
 
     `sgd`: torch's own function, fused or foreach; its weight decay is added to the gradient.
 
-    `torch.optim.Muon` (2.15) does not serve: it refuses parameters that are not 2-D, and everything that Muon is not
-    meant for needs a second optimizer; it also averages the gradients and scales the update by the matrix's shape,
-    so the rates of the CIFAR-10 records would not carry over.
+    `torch.optim.Muon` (2.15) refuses parameters that are not 2-D, needs a second optimizer beside it, and scales its
+    updates otherwise, so that the rates of the CIFAR-10 records would not carry over.
 
     Args:
-        params: parameters, or groups of them, which may set `rule`, `lr`, `momentum`, `nesterov` and `weight_decay`,
-            those of `muon` also `steps` and `renormalize`.
+        params: parameters, or groups of them, which may set `rule`, `lr`, `momentum`, … for themselves.
         lr: learning rate of `muon`: the update of a filter bank has singular values of about lr.
         momentum: of `muon`, 0 to below 1.
         nesterov: whether `muon` looks ahead along the momentum.
@@ -67,20 +66,11 @@ class Muon(torch.optim.Optimizer):
         sgd_nesterov: bool = True,
         sgd_weight_decay: float = 0.0,
     ) -> None:
-        defaults = {
-            "rule": "sgd",
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "steps": steps,
-            "renormalize": renormalize,
-            "sgd_lr": sgd_lr,
-            "sgd_momentum": sgd_momentum,
-            "sgd_nesterov": sgd_nesterov,
-            "sgd_weight_decay": sgd_weight_decay,
-        }
-        super().__init__(_as_groups(params), defaults)
+        of_muon = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        of_muon |= {"steps": steps, "renormalize": renormalize}
+        of_sgd = {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "sgd_nesterov": sgd_nesterov}
+        of_sgd |= {"sgd_weight_decay": sgd_weight_decay}
+        super().__init__(_as_groups(params), {"rule": "sgd", **of_muon, **of_sgd})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         rule = param_group.setdefault("rule", "muon" if param_group.get("role") == "filters" else "sgd")
@@ -110,7 +100,7 @@ class Muon(torch.optim.Optimizer):
         for (rule, *settings), parameters in alike.items():
             if parameters:
                 step = self._muon if rule == "muon" else self._sgd
-                step(parameters, **dict(settings))
+                step(parameters, dict(settings))
         return loss
 
     def _momenta(self, parameters: list[Tensor]) -> list[Tensor]:
@@ -119,61 +109,41 @@ class Muon(torch.optim.Optimizer):
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return [self.state[parameter]["momentum_buffer"] for parameter in parameters]
 
-    def _muon(
-        self,
-        parameters: list[Tensor],
-        lr: float,
-        momentum: float,
-        nesterov: bool,
-        weight_decay: float,
-        steps: int,
-        renormalize: bool,
-    ) -> None:
+    def _muon(self, parameters: list[Tensor], settings: dict[str, Any]) -> None:
+        lr, momentum = settings["lr"], settings["momentum"]
         gradients: list[Any] = [parameter.grad for parameter in parameters]
         momenta = self._momenta(parameters)
         torch._foreach_mul_(momenta, momentum)
         torch._foreach_add_(momenta, gradients)
-        updates = torch._foreach_add(gradients, momenta, alpha=momentum) if nesterov else momenta
-        if renormalize:
+        updates = torch._foreach_add(gradients, momenta, alpha=momentum) if settings["nesterov"] else momenta
+        if settings["renormalize"]:
             scales = torch._foreach_norm(parameters)
             torch._foreach_clamp_min_(scales, EPSILON)
             torch._foreach_reciprocal_(scales)
             torch._foreach_mul_(scales, [len(parameter) ** 0.5 for parameter in parameters])
             torch._foreach_mul_(parameters, scales)
-        if weight_decay:
-            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        if settings["weight_decay"]:
+            torch._foreach_mul_(parameters, 1 - lr * settings["weight_decay"])
         # (filters, channels, h, w) -> (filters, rest)
-        matrices = orthogonalize([update.flatten(1) for update in updates], steps)
+        matrices = orthogonalize([update.flatten(1) for update in updates], settings["steps"])
         shaped = [matrix.view(update.shape) for matrix, update in zip(matrices, updates, strict=True)]
         torch._foreach_add_(parameters, shaped, alpha=-lr)
 
-    def _sgd(self, parameters: list[Tensor], lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+    def _sgd(self, parameters: list[Tensor], settings: dict[str, Any]) -> None:
         gradients: list[Any] = [parameter.grad for parameter in parameters]
-        momenta = self._momenta(parameters) if momentum else []
+        momenta = self._momenta(parameters) if settings["momentum"] else []
         # torch's fused kernel for CPUs gives wrong numbers if the layouts in memory differ
         layouts = zip(parameters, gradients, momenta or gradients, strict=True)
         fused = all(p.device.type in FUSED and p.stride() == g.stride() == m.stride() for p, g, m in layouts)
-        sgd(
-            parameters,
-            gradients,
-            [*momenta] or [None] * len(parameters),
-            fused=fused,
-            foreach=not fused,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            lr=lr,
-            dampening=0,
-            nesterov=nesterov,
-            maximize=False,
-        )
+        buffers: list[Tensor | None] = [*momenta] or [None] * len(parameters)
+        sgd(parameters, gradients, buffers, fused=fused, foreach=not fused, dampening=0, maximize=False, **settings)
 
 
 def orthogonalize(matrices: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
     """The nearest semi-orthogonal matrices, roughly: U S' V^T of each matrix U S V^T, S' within about 0.7 to 1.2.
 
-    Newton-Schulz iteration on matrices (rows, columns) of any scale, in the same shapes and types. It multiplies
-    matrices and nothing else, so it never waits for the device. Singular values far below the largest need more
-    steps; a matrix of zeros stays one.
+    Newton-Schulz iteration on matrices (rows, columns) of any scale, in the same shapes and types. It never waits for
+    the device. Singular values far below the largest need more steps; a matrix of zeros stays one.
     """
     result: dict[int, Tensor] = {}
     for batch in _batches(matrices):
@@ -237,18 +207,13 @@ def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
 
 def _check(group: dict[str, Any]) -> None:
     rule = group["rule"]
-    for name in ("lr", "weight_decay"):
-        if not group[name] >= 0:
-            raise ValueError(f"Muon: {name} of a group under {rule} is {group[name]}, 0 or more is needed")
-    if not 0 <= group["momentum"] < 1:
-        raise ValueError(f"Muon: momentum of a group under {rule} is {group['momentum']}, 0 to below 1 is needed")
-    if rule == "sgd":
-        if group["nesterov"] and not group["momentum"]:
-            raise ValueError("Muon: nesterov of a group under sgd needs a momentum above 0: set nesterov to false")
-        return
-    if not group["steps"] >= 1:
-        raise ValueError(f"Muon: steps of a group under muon is {group['steps']}, 1 or more is needed")
-    for parameter in group["params"]:
+    for name, (low, high) in RANGES.items():
+        if name in group and not low <= group[name] < high:
+            below = f" and below {high}" if high < math.inf else ""
+            raise ValueError(f"Muon: {name} of a group under {rule} is {group[name]}: choose {low} or more{below}")
+    if rule == "sgd" and group["nesterov"] and not group["momentum"]:
+        raise ValueError("Muon: nesterov of a group under sgd needs a momentum above 0: set nesterov to false")
+    for parameter in group["params"] if rule == "muon" else ():
         if parameter.ndim < 2:
             raise ValueError(
                 f"Muon: a parameter of shape {list(parameter.shape)} is under the rule muon, which is for matrices and "

@@ -17,36 +17,24 @@ def logits_of(network: nn.Module, images: Tensor) -> Tensor:
         return network.eval()(images)
 
 
-def test_default_has_the_11_173_962_parameters_of_the_usual_resnet_18():
-    assert sum(parameter.numel() for parameter in ResNet().parameters()) == 11_173_962
-
-
 @pytest.mark.parametrize(
     ("options", "reference"),
     [
         ({}, lambda: with_small_stem(resnet18(num_classes=10))),
-        ({"in_channels": 1, "num_classes": 3}, lambda: with_small_stem(resnet18(num_classes=3), 1)),
-        ({"depths": (3, 4, 6, 3)}, lambda: with_small_stem(resnet34(num_classes=10))),
+        ({"depths": (3, 4, 6, 3), "in_channels": 1}, lambda: with_small_stem(resnet34(num_classes=10), 1)),
     ],
 )
 def test_logits_equal_torchvisions_with_its_stem_replaced(options, reference):
     torch.manual_seed(0)
     network, expected = ResNet(**options), reference()
-    images = torch.randn(2, options.get("in_channels", 3), 20, 20)
+    images = torch.randn(2, options.get("in_channels", 3), 16, 16)
     expected.train()(images)  # statistics of BatchNorm unlike those at the start
     network.load_state_dict(expected.state_dict())
     logits = logits_of(network, images)
     assert torch.equal(logits, logits_of(expected, images))
-    assert logits.shape == (2, options.get("num_classes", 10)) and logits.std() > 0.01
-
-
-def test_the_stem_keeps_the_resolution():
-    shapes = []
-    network = ResNet(depths=(1, 1, 1, 1))
-    for layer in (network.maxpool, network.layer1, network.layer2, network.layer3, network.layer4):
-        layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
-    logits_of(network, torch.zeros(1, 3, 32, 32))
-    assert shapes == [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert logits.shape == (2, 10) and logits.std() > 0.01
+    if not options:
+        assert sum(parameter.numel() for parameter in network.parameters()) == 11_173_962
 
 
 def test_the_stem_starts_as_torchvisions_convolutions_do():
@@ -66,7 +54,6 @@ def test_residual_branches_start_at_zero_when_asked(zero):
     ("options", "words"),
     [
         ({"depths": (2, 2, 2)}, r"depths is \[2, 2, 2\]: give four numbers of 1 or more"),
-        ({"depths": (2, 2, 0, 2)}, r"depths is \[2, 2, 0, 2\]: give four numbers of 1 or more"),
         ({"in_channels": 0}, r"in_channels is 0: choose 1 or more"),
         ({"num_classes": 0}, r"num_classes is 0: choose 1 or more"),
     ],

@@ -36,17 +36,12 @@ def reference(state: dict[str, Tensor], images: Tensor) -> Tensor:
     return logits
 
 
-def test_default_has_1_972_792_parameters_of_which_1_971_352_are_trained():
-    network = WhitenedCNN()
-    assert number_of_parameters(network) == 1_972_792
-    assert number_of_parameters(network, trained=True) == 1_971_352
-    assert number_of_parameters(network) - number_of_parameters(network, trained=True) == 24 * 12 + 2 * (64 + 256 + 256)
-
-
 @pytest.mark.parametrize("size", [32, 48])
-def test_logits_equal_the_reference(size):
+def test_default_has_1_972_792_parameters_and_the_logits_of_the_reference(size):
     torch.manual_seed(0)
     network, images = WhitenedCNN(), torch.randn(4, 3, size, size)
+    assert number_of_parameters(network) == 1_972_792
+    assert number_of_parameters(network, trained=True) == 1_971_352
     for name, value in network.state_dict().items():
         if name.endswith(("bias", "running_mean", "running_var")):
             value.uniform_(0.5, 1.5)
@@ -57,17 +52,7 @@ def test_logits_equal_the_reference(size):
     assert logits.shape == (4, 10) and logits.std() > 0.001
 
 
-def test_global_pooling_is_a_3x3_max_pooling_for_32_pixels():
-    shapes = []
-    network = WhitenedCNN().eval()
-    for layer in (network.whiten, *network.blocks):
-        layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
-    network(torch.randn(1, 3, 32, 32))
-    assert shapes == [(24, 31, 31), (64, 15, 15), (256, 7, 7), (256, 3, 3)]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(32, 32), (48, 48), (64, 64), (33, 40)])
+@pytest.mark.parametrize(("channels", "size"), [(1, (48, 48)), (3, (33, 40))])
 def test_sizes_and_channels(size, channels):
     network = WhitenedCNN(widths=(8, 12, 6), in_channels=channels, num_classes=7)
     images = torch.randn(2, channels, *size)
@@ -97,7 +82,7 @@ def test_filters_are_the_directions_of_largest_variance_first_regularised():
     network = WhitenedCNN(widths=(4,), in_channels=1)
     deviations = torch.tensor([0.03, 2.0, 1.0, 0.5])  # of the pixels of a patch, which vary by themselves
     torch.manual_seed(0)
-    network.initialize((torch.randn(500_000, 4) * deviations + 5.0).view(-1, 1, 2, 2))
+    network.initialize((torch.randn(100_000, 4) * deviations + 5.0).view(-1, 1, 2, 2))
     filters = network.whiten.weight[:4].flatten(1)
     expected = torch.zeros(4, 4)
     for row, pixel in enumerate([1, 2, 3, 0]):
@@ -119,28 +104,10 @@ def test_same_images_give_the_same_filters_in_any_layout_and_nearly_so_with_litt
     first.initialize(images)
     second.initialize(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(first.whiten.weight, second.whiten.weight, rtol=1e-5, atol=1e-5)
-    again = WhitenedCNN(widths=(4,))
-    again.initialize(images)
-    assert torch.equal(first.whiten.weight, again.whiten.weight)
     third.initialize(images.double() + 1e-7)
     torch.testing.assert_close(first.whiten.weight, third.whiten.weight, rtol=1e-3, atol=1e-3)  # no sign turned
     projections = first.whiten.weight[:12].flatten(1) @ 0.5 ** torch.arange(12.0)
     assert (projections > 0).all()
-
-
-def test_before_images_were_seen_filters_are_orthogonal_in_pairs_of_signs():
-    weight = WhitenedCNN().whiten.weight.flatten(1)
-    torch.testing.assert_close(weight[:12] @ weight[:12].T, torch.eye(12), rtol=0, atol=1e-5)
-    assert torch.equal(weight[12:], -weight[:12])
-
-
-def test_a_saved_state_brings_its_whitening_along():
-    trained, loaded = WhitenedCNN(widths=(4,)), WhitenedCNN(widths=(4,))
-    trained.initialize(correlated_images())
-    assert not torch.equal(trained.whiten.weight, loaded.whiten.weight)
-    loaded.load_state_dict(trained.state_dict())
-    images = correlated_images(5)
-    assert torch.equal(trained.eval()(images), loaded.eval()(images))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (0, 3, 8, 8), (2, 3, 1, 8), (3, 8, 8)])
@@ -172,13 +139,6 @@ def test_first_filters_of_every_convolution_pass_its_input_through():
         assert len(others) == 0 or others.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
 
 
-def test_head_starts_with_deviation_1_and_logits_are_divided_by_the_features():
-    network = WhitenedCNN()
-    assert network.head.weight.std().item() == pytest.approx(1)
-    assert network.head.bias is None
-    assert WhitenedCNN(widths=(1,), num_classes=1).head.weight.isfinite().all()
-
-
 def test_norms_forget_fast_and_have_no_trained_scale():
     norms = [module for module in WhitenedCNN().modules() if isinstance(module, nn.BatchNorm2d)]
     assert [(layer.eps, layer.momentum) for layer in norms] == [(1e-12, 0.4)] * 6
@@ -195,9 +155,7 @@ def test_frozen_parameters_get_no_gradient_and_all_others_do():
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize(
-    ("widths", "size", "smallest"), [((4,), 2, 3), ((4, 4), 4, 5), ((4, 4, 4), 8, 9), ((4,) * 4, 16, 17)]
-)
+@pytest.mark.parametrize(("widths", "size", "smallest"), [((4,), 2, 3), ((4, 4, 4), 8, 9)])
 def test_images_too_small_name_the_smallest_size(widths, size, smallest):
     network = WhitenedCNN(widths=widths).eval()
     with pytest.raises(ValueError, match=rf"{size}x40 pixels, but .* need {smallest}x{smallest} or more"):
@@ -205,15 +163,7 @@ def test_images_too_small_name_the_smallest_size(widths, size, smallest):
     assert network(torch.zeros(1, 3, smallest, smallest)).shape == (1, 10)
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"widths": []}, r"number of widths is 0: choose 1 or more"),
-        ({"widths": [64, 0]}, r"smallest width is 0: choose 1 or more"),
-        ({"in_channels": 0}, r"in_channels is 0: choose 1 or more"),
-        ({"num_classes": 0}, r"num_classes is 0: choose 1 or more"),
-    ],
-)
-def test_what_cannot_work_says_which_and_why(options, words):
-    with pytest.raises(ValueError, match=words):
+@pytest.mark.parametrize("options", [{"widths": [64, 0]}, {"widths": []}, {"in_channels": 0}, {"num_classes": 0}])
+def test_what_cannot_work_says_which_and_why(options):
+    with pytest.raises(ValueError, match=rf"WhitenedCNN: .*{next(iter(options)).removesuffix('s')}.* is 0: choose 1"):
         WhitenedCNN(**options)

@@ -3,9 +3,7 @@ import io
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from litengine.optim import Muon, parameter_groups
 from litengine.optim.muon import orthogonalize
@@ -50,22 +48,13 @@ def by_singular_values(matrix: Tensor, steps: int) -> Tensor:
     return u @ s.diag() @ v
 
 
-@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (7, 7), (64, 216), (1, 8), (8, 1)])
-@pytest.mark.parametrize("steps", [1, 3, 5])
+@pytest.mark.parametrize(("shape", "steps"), [((5, 9), 1), ((9, 5), 3), ((64, 216), 5), ((1, 8), 5), ((8, 1), 3)])
 def test_orthogonalize_applies_the_quintic_to_every_singular_value(shape, steps):
     torch.manual_seed(0)
     matrix = 1e3 * torch.randn(shape)
     (result,) = orthogonalize([matrix], steps)
     assert result.dtype == matrix.dtype
     torch.testing.assert_close(result.double(), by_singular_values(matrix, steps), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(16, 54), (64, 216), (128, 64), (256, 576)])
-@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e6])
-def test_singular_values_lie_within_the_known_band(shape, scale):
-    torch.manual_seed(0)
-    values = torch.linalg.svdvals(orthogonalize([scale * torch.randn(shape)])[0])
-    assert values.min() > 0.65 and values.max() < 1.25
 
 
 def test_orthogonalize_leaves_zeros_and_keeps_the_type():
@@ -79,7 +68,7 @@ def test_orthogonalize_leaves_zeros_and_keeps_the_type():
     ("shapes", "batches"),
     [
         ([(64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (2304, 256)], 1),  # of configs/fast.yaml
-        ([(4, 8), (8, 4), (512, 4608), (8, 8)], 2),
+        ([(4, 8), (8, 4), (128, 1152), (8, 8)], 2),
         ([(2, 2), (300, 2), (2, 2)], 2),
     ],
 )
@@ -140,12 +129,9 @@ def reference_step(parameter: Tensor, gradient: Tensor, buffer: Tensor, settings
 @pytest.mark.parametrize(
     "changed",
     [
-        {},
-        {"nesterov": False},
+        {"nesterov": False, "weight_decay": 0.5},
         {"momentum": 0.0},
-        {"weight_decay": 0.5},
-        {"renormalize": True, "steps": 3, "lr": 0.24, "momentum": 0.6},
-        {"renormalize": True, "weight_decay": 0.5},
+        {"renormalize": True, "steps": 3, "lr": 0.24, "momentum": 0.6, "weight_decay": 0.5},
     ],
 )
 def test_filters_follow_the_rule_step_by_step(changed, layout):
@@ -165,13 +151,6 @@ def test_filters_follow_the_rule_step_by_step(changed, layout):
     assert filters.is_contiguous(memory_format=layout)
 
 
-def test_renormalised_filters_have_norm_sqrt_of_their_number_before_the_update():
-    filters = nn.Parameter(7 * torch.randn(9, 2, 3, 3))
-    filters.grad = torch.randn_like(filters)
-    Muon([filters], lr=0.0, renormalize=True).step()
-    torch.testing.assert_close(filters.norm().detach(), torch.tensor(3.0))
-
-
 def test_a_filter_bank_of_zeros_stays_finite_when_renormalised():
     filters = nn.Parameter(torch.zeros(4, 2, 3, 3))
     filters.grad = torch.zeros_like(filters)
@@ -179,30 +158,10 @@ def test_a_filter_bank_of_zeros_stays_finite_when_renormalised():
     assert torch.equal(filters, torch.zeros(4, 2, 3, 3))
 
 
-@pytest.mark.parametrize("options", [{}, {"nesterov": False}, {"steps": 3, "momentum": 0.6}])
-def test_a_quadratic_is_minimised(options):
-    torch.manual_seed(0)
-    target = torch.randn(8, 3, 3, 3)
-    stretch = torch.linspace(1, 30, 27)  # badly conditioned: 1 to 900
-    filters = nn.Parameter(torch.zeros(8, 3, 3, 3))
-    optimizer = Muon([filters], lr=0.2, **options)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 300)
-    losses = []
-    for _ in range(300):
-        optimizer.zero_grad()
-        loss = ((filters - target).flatten(1) * stretch).square().mean()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-    assert losses[-1] < 1e-5 * losses[0]
-
-
 # Groups under sgd
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.05])
-@pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, False)])
+@pytest.mark.parametrize(("momentum", "nesterov", "decay"), [(0.9, True, 0.0), (0.9, False, 0.05), (0.0, False, 0.05)])
 def test_sgd_groups_equal_torch_bit_for_bit(momentum, nesterov, decay):
     ours, theirs = network(), network()
     optimizer = Muon(
@@ -256,26 +215,14 @@ def test_rule_follows_from_the_role_unless_it_is_given():
     assert "rule" not in groups[0]
 
 
-@pytest.mark.parametrize("named", [False, True])
-def test_parameters_without_groups_are_sorted_by_their_dimensions(named):
+def test_parameters_without_groups_are_sorted_by_their_dimensions():
     module = network()
-    optimizer = Muon(module.named_parameters() if named else module.parameters())
+    optimizer = Muon(module.named_parameters())
     muon, sgd = optimizer.param_groups
     assert (muon["rule"], sgd["rule"]) == ("muon", "sgd")
     assert list(map(id, muon["params"])) == [id(module[0].weight), id(module[3].weight)]
     assert len(sgd["params"]) == len(list(module.parameters())) - 2
     assert [group["rule"] for group in Muon([torch.zeros(3)]).param_groups] == ["sgd"]
-
-
-def test_a_group_added_later_gets_the_defaults_of_its_rule():
-    optimizer = Muon([torch.zeros(2, 2, 2)], lr=0.5, sgd_lr=0.25)
-    optimizer.add_param_group({"params": [torch.zeros(3)]})
-    optimizer.add_param_group({"params": [torch.zeros(3, 3)], "rule": "muon"})
-    assert [(group["rule"], group["lr"]) for group in optimizer.param_groups] == [
-        ("muon", 0.5),
-        ("sgd", 0.25),
-        ("muon", 0.5),
-    ]
 
 
 # One optimizer like any other
@@ -292,27 +239,6 @@ def test_parameters_without_gradient_are_not_touched():
         assert torch.equal(start[name], module.state_dict()[name])
     assert not torch.equal(start["3.weight"], module[3].weight)
     assert len(optimizer.state) == 4
-
-
-def test_closure_runs_with_gradients_and_its_loss_comes_back():
-    ours, theirs = network(), network()
-    optimizer, reference = Muon(ours.parameters()), Muon(theirs.parameters())
-
-    def closure() -> Tensor:
-        assert torch.is_grad_enabled()
-        optimizer.zero_grad()
-        loss = loss_of(ours, 0)
-        loss.backward()
-        return loss
-
-    with torch.no_grad():
-        loss = optimizer.step(closure)
-    expected = loss_of(theirs, 0)
-    expected.backward()
-    assert reference.step() is None
-    assert torch.equal(loss, expected)
-    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(mine, other)
 
 
 def test_training_goes_on_from_a_saved_state_with_the_same_bits():
@@ -334,82 +260,17 @@ def test_training_goes_on_from_a_saved_state_with_the_same_bits():
     assert_same_bits(train(resumed, other, range(5, 12)), whole.state_dict())
 
 
-def test_gradient_scaler_skips_steps_with_infinite_gradients():
-    module = network()
-    optimizer = Muon(module.parameters(), lr=0.05)
-    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
-    scaler.scale(loss_of(module, 0)).backward()
-    unscaled = copy.deepcopy(module)
-    unscaled.zero_grad()
-    train(unscaled, Muon(unscaled.parameters(), lr=0.05), range(1))
-    scaler.step(optimizer)
-    scaler.update()
-    for mine, other in zip(module.parameters(), unscaled.parameters(), strict=True):
-        torch.testing.assert_close(mine, other)
-    before = copy.deepcopy(module.state_dict())
-    module[0].weight.grad.fill_(float("inf"))
-    scaler.scale(torch.zeros(1))
-    scaler.step(optimizer)
-    assert_same_bits(module.state_dict(), before)
-
-
-class Classifier(LightningModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = network()
-
-    def training_step(self, batch: Tensor, index: int) -> Tensor:
-        return loss_of(self.network, int(batch[0]))
-
-    def configure_optimizers(self):
-        return Muon(parameter_groups(self.network), lr=0.05)
-
-
-def test_trainer_accumulates_clips_and_counts_as_with_any_optimizer():
-    model = Classifier()
-    trainer = Trainer(
-        max_epochs=2,
-        accumulate_grad_batches=2,
-        gradient_clip_val=0.1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, DataLoader(range(6)))
-    assert trainer.global_step == 6
-
-    expected = network()
-    optimizer = Muon(parameter_groups(expected), lr=0.05)
-    for step in [0, 2, 4] * 2:
-        optimizer.zero_grad()
-        for index in (step, step + 1):
-            (loss_of(expected, index) / 2).backward()
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        assert nn.utils.clip_grad_norm_(parameters, 0.1) > 0.1
-        optimizer.step()
-    assert_same_bits(model.network.state_dict(), expected.state_dict())
-
-
 @pytest.mark.parametrize(
     ("groups", "options", "words"),
     [
         ([{"params": [torch.zeros(2, 2)], "rule": "adam"}], {}, r"rule of a group is 'adam', 'muon' or 'sgd'"),
         ([{"params": [torch.zeros(2)], "rule": "muon"}], {}, r"shape \[2\] is under the rule muon, .* rule sgd"),
-        ([torch.zeros(2, 2, 2)], {"lr": -1.0}, r"lr of a group under muon is -1.0, 0 or more"),
-        ([torch.zeros(2, 2, 2)], {"lr": float("nan")}, r"lr of a group under muon is nan"),
-        ([torch.zeros(2)], {"sgd_lr": -1.0}, r"lr of a group under sgd is -1.0, 0 or more"),
-        ([torch.zeros(2, 2, 2)], {"momentum": 1.0}, r"momentum of a group under muon is 1.0, 0 to below 1"),
-        ([torch.zeros(2)], {"sgd_momentum": -0.1}, r"momentum of a group under sgd is -0.1, 0 to below 1"),
-        ([torch.zeros(2, 2, 2)], {"weight_decay": -0.1}, r"weight_decay of a group under muon is -0.1"),
+        ([torch.zeros(2, 2, 2)], {"lr": float("nan")}, r"lr of a group under muon is nan: choose 0 or more"),
+        ([torch.zeros(2)], {"sgd_lr": -1.0}, r"lr of a group under sgd is -1.0: choose 0 or more"),
+        ([torch.zeros(2, 2, 2)], {"momentum": 1.0}, r"momentum of a group under muon is 1.0: .* 0 or more and below 1"),
         ([torch.zeros(2)], {"sgd_weight_decay": -0.1}, r"weight_decay of a group under sgd is -0.1"),
-        (
-            [torch.zeros(2)],
-            {"sgd_momentum": 0.0},
-            r"nesterov of a group under sgd needs a momentum .*nesterov to false",
-        ),
-        ([torch.zeros(2, 2, 2)], {"steps": 0}, r"steps of a group under muon is 0, 1 or more"),
+        ([torch.zeros(2)], {"sgd_momentum": 0.0}, r"nesterov of a group under sgd needs a momentum .* to false"),
+        ([torch.zeros(2, 2, 2)], {"steps": 0}, r"steps of a group under muon is 0: choose 1 or more"),
         ([], {}, r"empty parameter list"),
     ],
 )

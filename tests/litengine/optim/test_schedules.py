@@ -1,13 +1,11 @@
 import functools
 import io
-import json
-import math
 
 import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, StepLR
 
 from litengine.optim import Muon, PiecewiseLinear, WarmupCosine, make_schedule
@@ -56,25 +54,11 @@ def test_piecewise_linear_interpolates_between_its_points(points, steps):
     np.testing.assert_allclose(rates_of(schedule, steps), np.outer(factors, [1.0, 30.0]), rtol=1e-12)
 
 
-def test_piecewise_linear_hits_the_points_and_the_last_step_still_moves():
-    schedule = PiecewiseLinear(optimizer_of(2.0), {0: 0.5, 0.25: 1, 1: 0}, total_steps=8)
-    rates = [rate for (rate,) in rates_of(schedule, 9)]
-    assert rates == pytest.approx([1, 1.5, 2, 5 / 3, 4 / 3, 1, 2 / 3, 1 / 3, 0])
-
-
 def test_piecewise_linear_in_epochs_and_beyond_the_training():
     points = {0: 0, 2: 1, 10: 0}
     schedule = PiecewiseLinear(optimizer_of(), points, total_steps=12, unit="epochs", total_epochs=4)
     expected = np.interp(np.arange(15) / 3, list(points), list(points.values()))  # 3 steps an epoch
     np.testing.assert_allclose(np.ravel(rates_of(schedule, 15)), expected, rtol=1e-12)
-
-
-def test_piecewise_linear_takes_keys_as_yaml_and_json_write_them():
-    wanted = {0: 0.2, 0.23: 1, 1: 0.07}
-    as_text = json.loads(json.dumps(wanted))
-    assert list(as_text) == ["0", "0.23", "1"]
-    expected = rates_of(PiecewiseLinear(optimizer_of(), wanted, total_steps=9), 9)
-    assert rates_of(PiecewiseLinear(optimizer_of(), as_text, total_steps=9), 9) == expected
 
 
 @pytest.mark.parametrize(
@@ -99,14 +83,7 @@ def test_warmup_cosine_rises_in_a_line_and_falls_along_half_a_cosine(options, wa
     np.testing.assert_allclose(rates_of(schedule, steps), np.outer(factors, [1.0, 0.25]), rtol=1e-12, atol=1e-15)
     if warmup_steps < steps - 1:
         assert max(factors) == factors[warmup_steps] == 1
-        assert factors[-1] == pytest.approx(end)
-
-
-def test_warmup_cosine_stays_at_its_end():
-    schedule = WarmupCosine(optimizer_of(), warmup=0.2, end=0.1, total_steps=10)
-    rates = np.ravel(rates_of(schedule, 13))
-    np.testing.assert_allclose(rates[9:], 0.1)
-    assert rates[8] > 0.11
+        np.testing.assert_allclose(rates_of(schedule, 3), [[end, end / 4]] * 3, atol=1e-15)  # it stays there
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
@@ -149,28 +126,24 @@ def test_a_schedule_goes_on_from_a_saved_state_with_the_same_bits(make):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (piecewise(points={}, total_steps=9), r"points is empty"),
-        (piecewise(points={0.5: 1, 0.2: 0}, total_steps=9), r"positions of points are \[0.5, 0.2\], rising ones"),
+        (piecewise(points={}, total_steps=9), r"positions of points are \[\], rising ones"),
         (piecewise(points={0.2: 0, 1: 0.23, 0.07: 1}, total_steps=9), r"rising ones .* \{position: factor\}"),
         (piecewise(points={"0": 1, 0.0: 2}, total_steps=9), r"\[0.0, 0.0\], rising ones"),
-        (piecewise(points={0: 1, 30: 0}, total_steps=9), r"\[0.0, 30.0\], fractions .*, 0 to 1, .*, or unit: epochs"),
-        (piecewise(points={-0.1: 1}, total_steps=9), r"\[-0.1\], fractions of the training, 0 to 1"),
-        (piecewise(points={float("nan"): 1}, total_steps=9), r"\[nan\], fractions of the training"),
-        (
-            piecewise(points={-1: 1}, total_steps=9, unit="epochs", total_epochs=3),
-            r"\[-1.0\], epochs, 0 or more, are needed$",
-        ),
+        (piecewise(points={0: 1, 30: 0}, total_steps=9), r"\[0.0, 30.0\]: give fractions .*, 0 to 1, or unit: epochs"),
+        (piecewise(points={float("nan"): 1}, total_steps=9), r"\[nan\]: give fractions of the training"),
+        (piecewise(points={-1: 1}, total_steps=9, unit="epochs", total_epochs=3), r"\[-1.0\]: .* epochs of 0 or more"),
         (piecewise(points={0: 1, 1: -0.5}, total_steps=9), r"factors of points are \[1.0, -0.5\], 0 or more"),
         (piecewise(points={0: float("nan")}, total_steps=9), r"factors of points are \[nan\]"),
         (piecewise(points={0: 1}), r"PiecewiseLinear: total_steps is None, the steps of the training"),
-        (piecewise(points={0: 1}, total_steps=0), r"total_steps is 0"),
-        (piecewise(points={0: 1}, total_steps=9, unit="epochs"), r"total_epochs is None, but positions in epochs"),
+        (piecewise(points={0: 1}, total_steps=9, unit="epochs"), r"total_epochs is None, positions in epochs"),
         (piecewise(points={0: 1}, total_steps=9, unit="steps"), r"unit is 'steps', 'fraction' or 'epochs'"),
-        (warmup_cosine(total_steps=9, warmup=1.0), r"warmup is 1.0, a fraction .*0 to below 1, .*, or unit: epochs"),
-        (warmup_cosine(total_steps=9, warmup=-0.1), r"warmup is -0.1"),
-        (warmup_cosine(total_steps=9, warmup=-1, unit="epochs", total_epochs=2), r"warmup is -1, epochs, 0 or more"),
+        (warmup_cosine(total_steps=9, warmup=1.0), r"warmup is 1.0: give a fraction .*0 to below 1, or unit: epochs"),
+        (
+            warmup_cosine(total_steps=9, warmup=-1, unit="epochs", total_epochs=2),
+            r"warmup is -1: .* epochs of 0 or more",
+        ),
         (warmup_cosine(total_steps=9, end=-1.0), r"end is -1.0, a factor of 0 or more"),
-        (warmup_cosine(), r"WarmupCosine: total_steps is None"),
+        (warmup_cosine(total_steps=0), r"WarmupCosine: total_steps is 0"),
         (warmup_cosine(total_steps=9, unit="epochs", total_epochs=0), r"WarmupCosine: total_epochs is 0"),
     ],
 )
@@ -186,16 +159,12 @@ def asked_for(factory) -> tuple[LRScheduler, str, list[str]]:
     """The schedule for a fit of 40 steps in 5 epochs, how often it moves, and which of the two it asked for."""
     asked = []
 
-    def steps() -> int:
-        asked.append("steps")
-        return 40
+    def length(name: str, number: int) -> int:
+        asked.append(name)
+        return number
 
-    def epochs() -> int:
-        asked.append("epochs")
-        return 5
-
-    schedule, interval = make_schedule(factory, optimizer_of(), steps, epochs)
-    return schedule, interval, asked
+    lengths = (functools.partial(length, "steps", 40), functools.partial(length, "epochs", 5))
+    return *make_schedule(factory, optimizer_of(), *lengths), asked
 
 
 POINTS = {0: 1.0, 1: 0.5}
@@ -227,36 +196,16 @@ def test_make_schedule_fills_in_the_lengths_that_were_not_given(factory, interva
 
 
 class Model:
-    """Takes schedule and optimizer from the command line as the classifier does."""
+    """Takes a schedule from the command line as the classifier does."""
 
-    def __init__(
-        self, lr_scheduler: LRSchedulerCallable, optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params)
-    ) -> None:
-        self.lr_scheduler, self.optimizer = lr_scheduler, optimizer
+    def __init__(self, lr_scheduler: LRSchedulerCallable) -> None:
+        self.lr_scheduler = lr_scheduler
 
 
-PIECEWISE = """
-model:
-  lr_scheduler:
-    class_path: litengine.optim.PiecewiseLinear
-    init_args:
-      points: {0: 0.2, 0.23: 1, 1.0: 0.07}
-      total_steps: null
-"""
-IN_EPOCHS = """
-model:
-  lr_scheduler:
-    class_path: litengine.optim.PiecewiseLinear
-    init_args:
-      points: {0: 0.2, '1.5': 1, 5: 0}
-      unit: epochs
-"""
-COSINE = """
-model:
-  lr_scheduler:
-    class_path: litengine.optim.WarmupCosine
-    init_args: {warmup: 0.2, end: 0.01}
-"""
+START = "model: {lr_scheduler: {class_path: litengine.optim."
+PIECEWISE = START + "PiecewiseLinear, init_args: {points: {0: 0.2, 0.23: 1, 1.0: 0.07}, total_steps: null}}}"
+IN_EPOCHS = START + "PiecewiseLinear, init_args: {points: {0: 0.2, '1.5': 1, 5: 0}, unit: epochs}}}"
+COSINE = START + "WarmupCosine, init_args: {warmup: 0.2, end: 0.01}}}"
 
 
 def from_yaml(*texts: str) -> tuple[Model, str]:
@@ -282,7 +231,7 @@ def test_schedules_stand_in_a_config_and_in_what_is_saved_of_it(text, same):
     schedule, interval, _ = asked_for(model.lr_scheduler)
     assert interval == "step"
     assert rates_of(schedule, 40) == expected
-    again, _ = from_yaml(saved)
+    again, _ = from_yaml(saved)  # JSON makes strings of the positions
     assert rates_of(asked_for(again.lr_scheduler)[0], 40) == expected
 
 
@@ -292,16 +241,7 @@ def test_points_of_a_later_config_replace_those_of_an_earlier_one():
     assert schedule.points == [(0.0, 1.0), (0.5, 0.0)]
 
 
-def test_muon_stands_in_a_config():
-    text = COSINE + "  optimizer: {class_path: litengine.optim.Muon, init_args: {lr: 0.24, momentum: 0.6, sgd_lr: 0.5}}"
-    optimizer = from_yaml(text)[0].optimizer([torch.zeros(2, 2, 2), torch.zeros(2)])
-    assert isinstance(optimizer, Muon)
-    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.24, 0.6), (0.5, 0.9)]
-
-
 def test_both_rules_of_muon_follow_the_schedule():
     optimizer = Muon([torch.zeros(2, 2, 2), torch.zeros(2)], lr=0.24, sgd_lr=0.5)
     schedule = PiecewiseLinear(optimizer, {0: 1, 1: 0}, total_steps=4)
-    factors = [1, 0.75, 0.5, 0.25]
-    np.testing.assert_allclose(rates_of(schedule, 4), np.outer(factors, [0.24, 0.5]))
-    assert math.isclose(optimizer.defaults["lr"], 0.24)
+    np.testing.assert_allclose(rates_of(schedule, 4), np.outer([1, 0.75, 0.5, 0.25], [0.24, 0.5]))

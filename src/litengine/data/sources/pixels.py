@@ -5,7 +5,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -48,6 +48,10 @@ class Reading:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown: choose {', '.join(allowed)}.")
         if self.grey_max is not None and not self.grey_max > 0:
             raise ValueError(f"grey_max {self.grey_max} is not a grey value: choose more than 0, for example 4095.")
+
+    def facts(self) -> dict[str, Any]:
+        """The fields for a checkpoint or a stream; empty if all are the usual ones."""
+        return {} if self == USUAL else asdict(self)
 
 
 USUAL = Reading()

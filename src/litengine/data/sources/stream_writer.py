@@ -7,7 +7,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -74,7 +73,7 @@ def write_stream(
     stored = labels.astype(label_type(len(class_names))).tobytes()
     shards = sum(-(-size // per_shard) for size in sizes.values())
     volume = len(labels) * prod(image_shape)
-    how = {} if reading == USUAL else asdict(reading)
+    how = reading.facts()
     with _bucket(to) if to.startswith("s3://") else _folder(to, volume) as (found, folder, keep):
         if found is not None:
             same = (found.class_names, found.image_shape, found.sizes, found.labels, found.reading)

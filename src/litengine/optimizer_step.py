@@ -1,0 +1,48 @@
+"""One step of the optimizer: its gradient is the mean over its images, whatever the sizes of the batches."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from litengine.data import BatchLoader
+from litengine.distributed import share
+
+
+def weight_of_batch(trainer: Trainer, batch_idx: int, labels: Tensor) -> Tensor | float:
+    """What the loss of a batch is multiplied by, so that the gradient of a step is the mean over its images.
+
+    It is 1 if all batches have the same size: DDP averages over processes, Lightning over accumulated batches.
+    """
+    part = share(len(labels), labels.device) * trainer.world_size
+    number, loader = trainer.accumulate_grad_batches, trainer.train_dataloader
+    if number == 1:
+        return part
+    first = batch_idx - batch_idx % number
+    step = range(first, int(min(first + number, trainer.num_training_batches)))
+    sizes = [loader.size(index) if isinstance(loader, BatchLoader) else 1 for index in step]
+    return part * (sizes[batch_idx - first] * number / sum(sizes))
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The norm of all gradients together. Does not wait for the device."""
+    gradients: list[Any] = [each.grad for each in parameters(optimizer) if each.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
+
+
+def match_layouts(optimizer: Optimizer) -> None:
+    """Gives the optimizer's state the layout in memory of its parameters, as after a resume with another channels_last.
+
+    torch's fused optimizers for CPUs give wrong numbers if the layouts differ.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
