@@ -46,21 +46,17 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "--quiet", "--message", "A step")
 
 
-def rename(project: Path, *arguments: str, python: Path | str = sys.executable, **env: str) -> tuple[int, str]:
+def rename(project: Path, name: str, **env: str) -> tuple[int, str]:
     """The exit code, and what was printed."""
-    command = [str(python), str(project / SCRIPT), *arguments]
-    process = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, str(project / SCRIPT), name]
+    process = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
     return process.returncode, process.stdout + process.stderr
 
 
-def contents(project: Path) -> dict[str, bytes]:
-    files = (path for path in project.rglob("*") if path.is_file())
-    made = {".git", ".ruff_cache"}
-    return {str(file.relative_to(project)): file.read_bytes() for file in files if not made & {*file.parts}}
-
-
 def texts(project: Path) -> dict[str, str]:
-    return {path: text.decode() for path, text in contents(project).items() if path not in ("a.png", SCRIPT)}
+    paths = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
+    own = (path for path in paths - {"a.png", SCRIPT} if not {".git", ".ruff_cache"} & {*Path(path).parts})
+    return {path: (project / path).read_bytes().decode() for path in own}
 
 
 @pytest.fixture
@@ -101,39 +97,26 @@ def test_the_project_gets_the_name_and_the_engine_keeps_every_byte(project: Path
     assert all(line[1] == " " for line in git(project, "status", "--porcelain").splitlines())  # all staged
 
 
-@pytest.mark.parametrize(
-    ("names", "former"), [(("one", "two_b"), (OLD, "one")), (("one", "two_b", "one"), (OLD, "two_b"))]
-)
-def test_a_second_rename_remembers_both_names(project: Path, names: tuple[str, ...], former: tuple[str, ...]) -> None:
-    for name in names:
+def test_a_second_rename_remembers_both_names(project: Path) -> None:
+    for name in ("one", "two_b", "one"):
         code, printed = rename(project, name)
         assert code == 0, printed
         git(project, "commit", "--quiet", "--message", name)
     written: dict[str, Any] = {}
-    exec((project / f"src/{names[-1]}/__init__.py").read_text(), written)
-    assert written["FORMER_NAMES"] == former
+    exec((project / "src/one/__init__.py").read_text(), written)
+    assert written["FORMER_NAMES"] == (OLD, "two_b")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("my-project", "letters, digits and single underscores.* such as my_project"),
-        ("MyProject", "lower-case letters.* such as myproject"),
         ("2cats", "begin with a letter, such as cats"),
         ("größe", "lower-case letters"),
-        ("", "is not a package name.* such as my_project"),
-        ("class", "a word of Python"),
         ("match", "a word of Python"),
-        ("list", "a word of Python"),
-        (OLD, "a file or folder of this project"),
         ("litengine", "a file or folder of this project"),
-        ("runs", "a file or folder of this project"),
-        ("docs", "a file or folder of this project"),
-        ("net", "a file or folder of this project"),
         ("json", "a package that is installed"),
         ("scikit_learn", "a package that is installed or that this project needs"),
-        ("pytest", "a package that is installed"),
-        ("images", rf"is used in src/{OLD}/net\.py"),
         ("predict", rf"is used in src/{OLD}/net\.py"),
     ],
 )
@@ -153,34 +136,7 @@ def test_what_git_could_not_restore_is_refused(project: Path) -> None:
     git(project, "init", "--quiet")
     code, printed = rename(project, "my_flowers")
     assert code == 1 and "is not committed: git init" in printed
-    assert contents(project).items() >= {path: text.encode() for path, text in FILES.items()}.items()
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "reason"),
-    [
-        ("main.py", "def f(:\n  (", "main.py is not Python .*: correct it first"),
-        (f"src/{OLD}/__init__.py", "", r"lacks the line .*: add FORMER_NAMES = \(\)"),
-    ],
-)
-def test_code_that_it_cannot_change_is_named(project: Path, path: str, text: str, reason: str) -> None:
-    (project / path).write_text(text)
-    commit(project)
-    code, printed = rename(project, "my_flowers")
-    assert code == 1 and re.search(reason, printed), printed
-    assert not git(project, "status", "--porcelain")
-
-
-def test_it_needs_git_but_not_ruff(project: Path, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    python = programs / "python"
-    python.symlink_to(os.path.realpath(sys.executable))
-    code, printed = rename(project, "my_flowers", python=python, PATH=str(programs))
-    assert code == 1 and "git is needed" in printed
-    (programs / "git").symlink_to(str(shutil.which("git")))
-    code, printed = rename(project, "my_flowers", python=python, PATH=str(programs))
-    assert code == 0 and "ruff is not installed" in printed
+    assert texts(project).items() >= FILES.items()
 
 
 def copy_of_this_project(folder: Path) -> None:

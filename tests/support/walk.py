@@ -9,8 +9,9 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
 from project_for_tests import main
 
+from litengine import cli
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
@@ -83,15 +85,21 @@ def make_home(home: Path) -> None:
     shutil.copytree(ROOT / "configs", home / "configs")
     arrays = Digits().load("train")
     assert arrays is not None
-    table = ["file,label,split"]
+    table = ["path,label,split,group"]
     for index in (arrays.labels < 3).nonzero().flatten()[:60].tolist():
         name = ("cat", "dog", "hen")[int(arrays.labels[index])]
         picture = Image.fromarray(np.ascontiguousarray(arrays.images[index].permute(1, 2, 0).numpy()))
         for root in ("path/to/images", "data/images"):
             (home / root / name).mkdir(parents=True, exist_ok=True)
             picture.resize((70, 66)).save(home / root / name / f"{index}.png")
-        table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'}")
+        table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'},{index}")
     (home / "path/to/table.csv").write_text("\n".join(table))
+    test = Digits().load("test")
+    assert test is not None
+    parts = {"train": arrays, "test": test}
+    of_numpy = {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy() for split, part in parts.items()}
+    labels = {f"{split}_labels": part.labels.numpy() for split, part in parts.items()}
+    np.savez(home / "path/to/digits.npz", **of_numpy, **labels, class_names=[str(digit) for digit in range(10)])
     (home / "folder").mkdir()
     for name in ("cat.jpg", "a.png", "b.png", "folder/c.png"):
         picture.save(home / name)
@@ -150,12 +158,16 @@ class Walk:
             return
         if words[0] == "make":  # is there such a target? It is what the suite itself was started by
             subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
+        elif words[0] == "cp":
+            shutil.copy(*words[1:])
         elif words[:2] == ["python", "main.py"]:
-            self.run_verb(words[2:])
+            self.run_verb(main, words[2:])
+        elif words[:3] == ["python", "-m", "litengine"]:
+            self.run_verb(partial(cli.main, *words[3:5]), words[5:])
         else:
             raise AssertionError("neither a command of the program nor in tests/support/walk.py")
 
-    def run_verb(self, words: list[str]) -> None:
+    def run_verb(self, main: Callable[[list[str]], None], words: list[str]) -> None:
         verb, *rest = words
         if "best.ckpt" in rest and not Path("best.ckpt").exists():  # the page does not say how it was made
             main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
