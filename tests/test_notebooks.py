@@ -19,8 +19,8 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from PIL import Image
 
-REPOSITORY = Path(__file__).parents[1]
-TRAIN, USE = (REPOSITORY / "notebooks" / f"{name}.ipynb" for name in ("01_train_and_look", "02_use_a_checkpoint"))
+ROOT = Path(__file__).parents[1]
+TRAIN, USE = (ROOT / "notebooks" / f"{name}.ipynb" for name in ("01_train_and_look", "02_use_a_checkpoint"))
 PICTURES = {TRAIN: 4, USE: 2}
 ABSOLUTE_PATH = re.compile(r"(?<![\w.}])/\w+/|[A-Z]:\\|site-packages")
 # each run would say something else, or it is about this machine or its packages
@@ -32,7 +32,7 @@ NOISE = re.compile(
 def execute(path: Path, home: Path) -> NotebookNode:
     """The notebook after its run in `home`, an empty folder that stands for the repository; raises where a cell or a
     command in it fails."""
-    shutil.copytree(REPOSITORY / "configs", home / "configs")
+    shutil.copytree(ROOT / "configs", home / "configs")
     (home / "notebooks").mkdir()
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -64,9 +64,7 @@ def pictures(notebook: NotebookNode) -> list[Image.Image]:
 
 def check(path: Path, notebook: NotebookNode) -> None:
     """What holds for the saved outputs and for those of any other run."""
-    assert [
-        output for output in outputs(notebook) if output.output_type == "error" or output.get("name") == "stderr"
-    ] == []
+    assert not [each for each in outputs(notebook) if each.output_type == "error" or each.get("name") == "stderr"]
     text = printed(notebook)
     assert not NOISE.search(text), NOISE.search(text)
     (accuracy,) = re.findall(r"test accuracy: ([\d.]+)% of 360 images", text)
@@ -90,10 +88,8 @@ def test_what_is_saved_can_be_read(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert path.stat().st_size < 300_000
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
-        "not of one run from a clean kernel"
-    )
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "not of one run from a clean kernel"
     check(path, notebook)
     texts = [cell.source for cell in notebook.cells]
     texts += [output.text for output in outputs(notebook) if output.output_type == "stream"]
@@ -107,10 +103,9 @@ def test_what_is_saved_can_be_read(path: Path) -> None:
 def test_it_runs_from_a_clean_kernel_and_leaves_nothing(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, temporary = tmp_path / "repository", tmp_path / "temporary"
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    home = tmp_path / "repository"
     home.mkdir()
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
     notebook = execute(path, home)
     check(path, notebook)
     saved = nbformat.read(path, as_version=4)
