@@ -11,11 +11,10 @@ COSTS = dict(zip(scale.STEPS, [Cost(40.0, 2**29), Cost(2.0, 2**28), Cost(5.0, 2*
 
 def test_it_prints_its_table_and_draws_it(capsys: pytest.CaptureFixture[str]) -> None:
     scale.main(["--quick", "--note", "in a test", "--image-size", "32", "--plot", "scale.png"])
-    facts, _, columns, _, *rows = capsys.readouterr().out.strip().splitlines()
-    assert "in a test" in facts and columns.count("|") == 7
-    assert [row.split(" | ")[0] for row in rows] == ["| 20", "| 50", "| 1,000,000, computed"]
-    with Image.open("scale.png") as picture:
-        assert picture.size == (990, 396)
+    *_, small, large, computed = capsys.readouterr().out.strip().splitlines()
+    firsts = [row.split(" | ")[0] for row in (small, large, computed)]
+    assert firsts == ["| 20", "| 50", "| 1,000,000, computed"]
+    assert Image.open("scale.png").size == (990, 396)
     assert {path.name for path in Path().iterdir()} == {"home", "scale.png"}
 
 
@@ -25,9 +24,3 @@ def test_the_table_has_rates_and_a_million_at_those_of_the_largest() -> None:
     assert rows[2] == ["1,000,000, computed", "151 GB", "6.7 min", "0.3 min", "0.8 min", "0.7 min"]
     page = (ROOT / "docs/scale.md").read_text()
     assert all(f"<!-- written by benchmarks/scale.py {size} pixels -->" in page for size in (64, 224))
-
-
-def test_a_step_that_fails_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(scale.STEPS, "fill the cache", lambda _: 1 / 0)
-    with pytest.raises(RuntimeError, match="fill the cache failed"):
-        scale.cost("fill the cache", 32)

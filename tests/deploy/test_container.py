@@ -1,4 +1,4 @@
-"""The Dockerfile, .dockerignore and deploy/container.sh, as far as they can be checked without building the image.
+"""The Dockerfile and .dockerignore, as far as they can be checked without building the image.
 
 `deploy/container.sh build` and `deploy/container.sh check` build it and train in it, in minutes and with 30 GB of disk.
 """
@@ -29,18 +29,8 @@ def test_its_user_is_not_root_and_it_contains_no_secret() -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", given("USER")[-1])  # numbers: Kubernetes cannot check a name
     text = " ".join(given("ENV") + given("ARG") + given("RUN")).replace("--mount=type=secret", "")  # stays outside
     assert not given("ADD") and not re.search("KEY|TOKEN|PASSWORD|SECRET|://", text, re.I)
-
-
-def test_packages_are_pinned() -> None:
-    assert any("pip install" in command and "-r /tmp/requirements.txt" in command for command in given("RUN"))
-    lines = re.sub(r"#.*", "", (ROOT / "requirements.txt").read_text()).split("\n")
-    assert [line for line in lines if line.strip() and not re.match(r"[\w.-]+==[\w.+-]+( ;.*)?$", line)] == []
-    assert any(line.startswith("torch==") for line in lines)
-
-
-def test_the_build_sees_only_what_it_copies() -> None:
     everything, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"]
-    assert everything == "*" and {"**/__pycache__", "**/*.egg-info"} <= {*rest}
+    assert everything == "*"
     assert {line.removeprefix("!") for line in rest if line[0] == "!"} == {source for source, _ in copied()}
 
 
@@ -51,12 +41,5 @@ def test_what_is_copied_is_a_program(tmp_path: Path) -> None:
             (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, new)
     entry, default = (json.loads(given(word)[0]) for word in ("ENTRYPOINT", "CMD"))
     assert entry == ["python", "/app/main.py"] and (tmp_path / default[2]).is_file()
-    assert json.loads(given("VOLUME")[0]) == ["/app/data", "/app/runs"]
     command, env = [sys.executable, str(tmp_path / "main.py"), "--version"], {"PYTHONPATH": str(tmp_path / "src")}
     assert subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout.startswith("litcnn ")
-
-
-def test_the_script_lists_its_verbs() -> None:
-    process = subprocess.run(["bash", str(ROOT / "deploy/container.sh"), "biuld"], capture_output=True, text=True)
-    assert process.returncode == 2
-    assert re.findall(r"^deploy/container.sh (\w+) ", process.stderr, re.M) == ["build", "run", "check", "clean"]

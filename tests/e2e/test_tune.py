@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from program import CONFIGS, DIGITS, only_run, refusal
+from program import CONFIGS, DIGITS, only_run
 
 from litcnn.__main__ import main
 
@@ -20,15 +20,3 @@ def test_it_draws_the_curve_and_prints_a_flag(overlay: list[str], key: str, caps
     assert not list(Path().rglob("*.ckpt"))
     flag, value = capsys.readouterr().out.split("paste: ")[1].split()
     assert flag == f"--{key}" and 1e-6 < float(value) < 10
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--find", "batch_size", "--trainer.accelerator", "cpu"], "there is none here"),
-        (["--steps", "2"], "--steps is 2"),
-        (["--model.chanels_last", "true"], "--model.chanels_last: did you mean --model.channels_last?"),
-    ],
-)
-def test_a_mistake_is_named(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert words in refusal(capsys, "tune", *DIGITS, *options)

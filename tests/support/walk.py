@@ -1,7 +1,7 @@
-"""Runs the code of a page as a reader would who begins at its top: files are written, commands are run, in one folder.
+"""Runs the code of a page from its top, in one folder: writes its files, runs its commands.
 
-What a test cannot do stands in the tables below, with the reason, and nothing else is left out: a new command or block
-is run from the day it is written, or fails until it has a line here.
+The tables below list what a test cannot do, with the reason. Everything else is run: a new command or block fails until
+it works, or has a line here.
 """
 
 import os
@@ -27,7 +27,7 @@ from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
 S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
-# Commands that are not run, by their first words; of several that fit, the longest counts.
+# Commands that are not run, by their first words; the longest match counts.
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
     "python main.py fit --config configs/images.yaml --data.source litengine.data.Stream": S3,
@@ -81,7 +81,7 @@ class Interrupted(Callback):
 
 
 def make_home(home: Path) -> None:
-    """The folder that a reader is in: a copy of the repository as far as the pages name it, and pictures of his own."""
+    """The working directory of a reader: the configs of the repository, and pictures."""
     shutil.copytree(ROOT / "configs", home / "configs")
     arrays = Digits().load("train")
     assert arrays is not None
@@ -134,7 +134,7 @@ class Walk:
             self.fit_with(block)
         else:
             for words in (words for words in commands(block) if words not in but):
-                with told(f"{block.page}:{block.line} {shlex.join(words)}"):
+                with named(f"{block.page}:{block.line} {shlex.join(words)}"):
                     self.run_command(words)
 
     def fit_with(self, block: Block) -> None:
@@ -142,7 +142,7 @@ class Walk:
         path.write_text(block.text)
         parsed_only = any(words in block.text for words in ONLY_PARSED)
         command = ["fit", "--config", str(path), *SMALL["fit"], *["--print_config"] * parsed_only]
-        with told(str(block)):
+        with named(str(block)):
             if parsed_only:
                 with pytest.raises(SystemExit, match="^0$"):
                     main(command)
@@ -156,7 +156,7 @@ class Walk:
             words = words[1:]
         if skipped(words):
             return
-        if words[0] == "make":  # is there such a target? It is what the suite itself was started by
+        if words[0] == "make":  # whether there is such a target; the suite itself was started by make
             subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
         elif words[0] == "cp":
             shutil.copy(*words[1:])
@@ -212,11 +212,9 @@ def interrupt(wanted: str) -> None:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Says which piece of which page it was that failed."""
+def named(what: str) -> Iterator[None]:
+    """Names the command or block of the page that failed."""
     try:
         yield
-    except SystemExit as error:
-        raise AssertionError(f"{what}: exit code {error.code}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
