@@ -92,7 +92,7 @@ def test_job_that_is_out_of_time_goes_on_where_it_was(slurm: dict[str, str], che
     wait_for(slurm, job, lambda shown: "JobState=COMPLETED" in shown)
     assert list(Path("runs").glob("*/*")) == [run] and read_state(run) == "finished"
     log = Path(f"slurm-{job}.log").read_text()
-    assert log.count("stopped; to go on:") == 1 and log.count("resumed at epoch") == 1
+    assert log.count("fit --resume last") == 1 and log.count("resumed at epoch") == 1
 
     two = ["--config", "configs/with/ddp.yaml", "--trainer.devices", "2", "--name", "whole"]
     together(2, main, ["fit", *FIT, *two])

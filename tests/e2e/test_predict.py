@@ -100,7 +100,7 @@ def test_files_of_every_kind_and_the_bad_among_them(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "arguments are required: images, ckpt_path"),
+        ([], "arguments are required"),
         (["--ckpt_path", "bets.ckpt", "--images", "runs"], "no checkpoint at bets.ckpt: there are best.ckpt"),
         (["--ckpt_path", "best.ckpt", "--images", "runs", "--top_k", "two"], "--top_k is two: Expected a int"),
     ],

