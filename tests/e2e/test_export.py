@@ -13,7 +13,7 @@ from litcnn.__main__ import main
 from litengine.data import Digits
 
 
-@pytest.mark.parametrize(("format", "suffix"), [("onnx", "onnx"), ("torch", "pt2"), ("safetensors", "safetensors")])
+@pytest.mark.parametrize(("format", "suffix"), [("torch", "pt2"), ("safetensors", "safetensors")])
 def test_it_writes_into_the_run(here: Path, capfd: pytest.CaptureFixture[str], format: str, suffix: str) -> None:
     main(["export", "--ckpt_path", "best.ckpt", "--format", format])
     printed, chatter = capfd.readouterr()
