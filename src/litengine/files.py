@@ -38,6 +38,16 @@ def link(target: Path, name: str | Path) -> bool:
     return True
 
 
+def check_can_write(path: Path) -> None:
+    """Raises OSError if the file cannot be written: before the work for it begins."""
+    if path.is_dir():
+        raise OSError(f"cannot write {path}: it is a folder, name a file")
+    if not path.parent.is_dir():
+        raise OSError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OSError(f"cannot write {path}: the folder {path.parent} is read-only")
+
+
 def relative(path: str | Path) -> str:
     """The path relative to the working directory, or as it is if it lies outside."""
     shorter = os.path.relpath(path)

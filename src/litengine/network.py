@@ -28,16 +28,10 @@ LOADS_WEIGHTS = ("weights", "weights_backbone", "pretrained", "checkpoint_path",
 
 
 class Leaf(typing.NamedTuple):
-    """A type inside a type hint.
+    """A type inside a type hint."""
 
-    Attributes:
-        kind: the class; `object` if anything may stand there.
-        form: what stands for it: an "instance", the "class" itself (`type[X]`), or a "factory" that makes an instance
-            (`Callable[..., X]`).
-    """
-
-    kind: type
-    form: Literal["instance", "class", "factory"] = "instance"
+    kind: type  # `object` if anything may stand there
+    form: Literal["instance", "class", "factory"] = "instance"  # X, type[X], Callable[..., X]
 
     @property
     def is_plain(self) -> bool:
@@ -103,10 +97,11 @@ def facts_taken(spec: Mapping[str, Any], channels: int, height: int, width: int,
 
     Arguments that it passes on as `**kwargs` to the class that it returns are among them.
     """
-    target = import_object(spec["class_path"])
-    target = registered(target, _arguments(spec)) or target
+    target = _builder(spec)
     facts: dict[str, Any] = {"num_classes": classes, "in_channels": channels, "image_size": height}
-    package, names = target.__module__.partition(".")[0], _parameters(target)
+    package, names = target.__module__.partition(".")[0], set(inspect.signature(target).parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values()):
+        names.update(*(inspect.signature(function).parameters for function in _functions(target)))
     if package == "timm":
         facts = {"num_classes": classes, "in_chans": channels, "img_size": height}
         names |= {"num_classes", "in_chans"}
@@ -121,7 +116,10 @@ def facts_taken(spec: Mapping[str, Any], channels: int, height: int, width: int,
 
 
 def accept_function(path: str) -> dict[str, Any]:
-    """Lets jsonargparse accept a function that has no return annotation as a network.
+    """Lets jsonargparse accept networks whose annotations it cannot use.
+
+    These are functions without a return annotation, and arguments of the type `Callable[..., X]` whose default is a
+    class that needs more than one argument, as in torchvision's ShuffleNetV2: they become `type[X]`.
 
     Returns:
         A placeholder for each required argument that `facts_taken` fills in once the data is known.
@@ -132,17 +130,14 @@ def accept_function(path: str) -> dict[str, Any]:
         return {}
     if inspect.isfunction(target):
         target.__annotations__.setdefault("return", nn.Module)
-    parameters = inspect.signature(target).parameters if callable(target) else {}
-    required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    for function in _functions(target):
+        for name, parameter in inspect.signature(function).parameters.items():
+            leaf, default = next(leaves(_hints_of(function).get(name))), parameter.default
+            if leaf.form == "factory" and inspect.isclass(default) and len(_required(default)) > 1:
+                function.__annotations__[name] = type[leaf.kind]
+    required = _required(target)
     facts = facts_taken({"class_path": path}, 1, 1, 1, 1)
     return {name: value for name, value in facts.items() if name in required}
-
-
-def registered(target: Any, arguments: Mapping[str, Any]) -> Any:
-    """The builder of the model that a function of torchvision or timm makes by name; None if there is no such model,
-    or the function is another one."""
-    place = definition(target)
-    return registered_model(place, arguments.get(BY_NAME[place])) if place in BY_NAME else None
 
 
 def registered_model(function: str, name: Any) -> Any:
@@ -231,12 +226,17 @@ def _arguments(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**(spec.get("init_args") or {}), **(spec.get("dict_kwargs") or {})}
 
 
-def _parameters(target: Any) -> set[str]:
-    """Names of the arguments of a class or function, with those that it can pass on as `**kwargs`."""
-    own = inspect.signature(target).parameters
-    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values())
-    others = _functions(target) if passes_on else ()
-    return set(own).union(*(inspect.signature(function).parameters for function in others))
+def _required(target: Any) -> set[str]:
+    """Names of the arguments without a default."""
+    parameters = inspect.signature(target).parameters.values() if callable(target) else ()
+    return {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def _builder(spec: Mapping[str, Any]) -> Any:
+    """The class or function of a spec; for one that builds a registered model by name, the builder of that model."""
+    target = import_object(spec["class_path"])
+    place = definition(target)
+    return (place in BY_NAME and registered_model(place, _arguments(spec).get(BY_NAME[place]))) or target
 
 
 def _package(spec: Mapping[str, Any]) -> str:
@@ -268,11 +268,9 @@ def _changed(value: Any, kept: collections.abc.Callable[[Mapping[str, Any], str]
 
 def _where_to_put(spec: Mapping[str, Any]) -> str:
     """What to do on a machine without network."""
-    target, arguments = import_object(spec["class_path"]), _arguments(spec)
-    builder = registered(target, arguments) or target
     with suppress(ValueError, KeyError):
-        weights = torchvision.models.get_model_weights(builder)
-        name = getattr(arguments["weights"], "name", arguments["weights"]).rpartition(".")[2]
+        weights, given = torchvision.models.get_model_weights(_builder(spec)), _arguments(spec)["weights"]
+        name = getattr(given, "name", given).rpartition(".")[2]
         return f"put {weights[name].url} into {torch.hub.get_dir()}/checkpoints"
     return (
         "copy the cache of a machine that has them (HF_HOME, by default ~/.cache/huggingface, and "

@@ -59,6 +59,24 @@ def test_hyper_parameters_which_lightning_would_import_are_refused(
     assert "hyper_parameters" in refused(capsys, content, "test", "--ckpt_path", "evil.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("loops", 3, "the checkpoint cannot be restored: TypeError"),
+        ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": "x"}}}}, "a counter in its loops is 'x'"),
+        ("train_sums", "x", "the checkpoint cannot be restored: AttributeError"),
+        ("callbacks", {"Checkpoints": 3}, "the checkpoint cannot be restored: TypeError"),
+        ("data", {"class_names": ["a"], "mean": ["a", "b", "c"]}, "its mean is ['a', 'b', 'c']"),
+    ],
+)
+def test_a_wrong_part_is_reported_in_one_line(
+    part: str, value: Any, message: str, content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content[part] = {**content[part], **value} if part == "data" else value
+    error = refused(capsys, content, "test", "--ckpt_path", "evil.ckpt")
+    assert message in error and error.count("\n") == 1
+
+
 def test_a_trusted_package_is_used(content: dict[str, Any]) -> None:
     content["config"]["model"]["network"] = {"class_path": "evil.Net"}
     torch.save(content, "evil.ckpt")

@@ -26,8 +26,8 @@ SLOW = {
 }
 # These modules do nothing else, so they import them at once; others import these modules inside functions
 SLOW_FILES = {
-    *("report/page.py", "report/pictures.py", "report/tracker.py", "study/pictures.py"),
-    *("study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
+    *("demo/page.py", "demo/server.py", "report/page.py", "report/pictures.py", "report/tracker.py"),
+    *("study/pictures.py", "study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
 }
 ELSEWHERE = {"module", "datamodule", "normalize", "terminal"}  # tested where they are used
 LARGE = {  # files of more than 350 lines, each with its reason

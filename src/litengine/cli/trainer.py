@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import secrets
+import traceback
 import warnings
 from argparse import ArgumentError
 from collections.abc import Mapping
@@ -276,7 +277,14 @@ class CLI(LightningCLI):
 
 def run_verb(args: list[str]) -> None:
     """Runs a command line that begins with one of the verbs."""
-    CLI(with_labelled_folder(args))
+    try:
+        CLI(with_labelled_folder(args))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if not any("checkpoint_connector" in frame.filename and "restore" in frame.name for frame in frames):
+            raise
+        place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        raise ValueError(f"the checkpoint cannot be restored: {type(error).__name__}: {error} ({place})") from error
 
 
 def multiplies_bf16() -> bool:

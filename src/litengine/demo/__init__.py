@@ -9,14 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-from litengine.demo.page import CSS, describe, make_page, save_examples
-from litengine.demo.server import find_port, is_seen_by_others, launch
 
 
 def demo(
@@ -43,23 +38,33 @@ def demo(
     """
     if find_spec("gradio") is None:
         raise ValueError('demo needs Gradio, which is not installed: pip install -e ".[demo]"')
-    port = find_port(host, port)
-
-    from litengine.data.sources.find import find_images
-    from litengine.files import relative, visible
-    from litengine.inference.predictor import load
-    from litengine.training.run_directory import run_dir_of
-
-    paths = find_images(images) if images else []
-    predictor = load(ckpt_path, trust=trust)
-    with _stopped_by_signals(), TemporaryDirectory(prefix="litcnn-demo-") as directory:
+    for name in ("SIGTERM", "SIGHUP"):  # end the program as Ctrl-C does, so that uploads are deleted
+        if hasattr(signal, name) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    with TemporaryDirectory(prefix="litengine-demo-") as directory:
         folder = Path(directory).resolve()
-        _set_environment(folder, host)
+        # Gradio reads some of these when it is imported
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        # Gradio requests its own page once, which a proxy would not find
+        direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", host]
+        os.environ["no_proxy"] = ",".join(filter(None, direct))
+
+        from litengine.data.sources.find import find_images
+        from litengine.demo.page import describe, make_page, save_examples
+        from litengine.demo.server import find_port, is_seen_by_others, launch
+        from litengine.files import relative, visible
+        from litengine.inference.predictor import load
+        from litengine.training.run_directory import run_dir_of
+
+        port = find_port(host, port)
+        paths = find_images(images) if images else []
+        predictor = load(ckpt_path, trust=trust)
         run = run_dir_of(ckpt_path)
         name = visible(run.parent.name if run else relative(ckpt_path))
         page = make_page(predictor, name, save_examples(predictor, paths, folder), folder)
         try:
-            address = launch(page, CSS, host, port, folder)
+            address = launch(page, host, port, folder)
             print(f"{describe(predictor)}\n{address} (Ctrl-C stops it)", flush=True)
             if is_seen_by_others(host):
                 print("warning: everyone who reaches this machine over the network can use the page", flush=True)
@@ -67,29 +72,3 @@ def demo(
                 time.sleep(3600)
         finally:
             page.close(verbose=False)
-
-
-def _set_environment(folder: Path, host: str) -> None:
-    """Sets what Gradio reads from the environment, some of it when it is imported."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    # Gradio requests its own page once, which a proxy would not find
-    direct = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "localhost", "127.0.0.1", host]
-    os.environ["no_proxy"] = ",".join(filter(None, direct))
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the program as Ctrl-C does, so that uploads are deleted."""
-
-    def leave(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

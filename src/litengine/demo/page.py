@@ -2,33 +2,36 @@
 
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
 
 from litengine.files import visible
-
-if TYPE_CHECKING:
-    import gradio
-
-    from litengine.inference.predictor import Predictor
+from litengine.inference.predictor import Predictor
+from litengine.inference.saliency import overlay, saliency
 
 CLASSES = 10  # shown at most
 EXAMPLES = "examples"  # folder of example images
 SIZE = 320  # pixels, of the pictures: a whole multiple of the image size below it
 FORGET = (30, 120)  # seconds between deletions, seconds that a file is kept
 CSS = """
-.litcnn-head p {margin-top: 0}
-.litcnn-upload .image-frame img {width: 100%; height: 100%; object-fit: contain}
-.litcnn-classes .output-class {padding: 0 0 .5rem}
-.litcnn-classes .confidence-set {margin-bottom: .1rem}
-.litcnn-picture img {image-rendering: pixelated}
-.litcnn-picture [data-testid=block-label] {position: static; width: 100%; border-width: 0 0 1px; border-radius: 0}
-.litcnn-picture [data-testid=block-label] {white-space: nowrap; overflow: hidden}
-.litcnn-picture .icon-button-wrapper {display: none}
+.demo-head p {margin-top: 0}
+.demo-upload .image-frame img {width: 100%; height: 100%; object-fit: contain}
+.demo-classes .output-class {padding: 0 0 .5rem}
+.demo-classes .confidence-set {margin-bottom: .1rem}
+.demo-picture img {image-rendering: pixelated}
+.demo-picture [data-testid=block-label] {position: static; width: 100%; border-width: 0 0 1px; border-radius: 0}
+.demo-picture [data-testid=block-label] {white-space: nowrap; overflow: hidden}
+.demo-picture .icon-button-wrapper {display: none}
 .gallery-item img, .gallery-item .container {width: 3rem; height: 3rem}
 """
 
 
-def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Path) -> "gradio.Blocks":
+def make_page(predictor: Predictor, name: str, examples: list[str], folder: Path) -> gr.Blocks:
     """The page, not yet served.
 
     Args:
@@ -37,13 +40,6 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
         examples: image files to try, in `folder`.
         folder: where Gradio keeps uploads: only files in it are classified.
     """
-    import gradio as gr
-    import numpy as np
-    import torch
-    from torch.nn.functional import interpolate
-
-    from litengine.inference.saliency import overlay, saliency
-
     zoom = max(1, SIZE // predictor.image_size)
 
     def classify(upload: dict[str, Any] | None) -> tuple[Any, Any, Any]:
@@ -67,26 +63,21 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
             gr.update(value=overlay(large, heat.numpy()), label=f"Speaks for {visible(prediction.label)}"),
         )
 
-    page: gradio.Blocks
-    with gr.Blocks(title=f"{name} · LitCNN", analytics_enabled=False, delete_cache=FORGET) as page:
-        gr.HTML(f"<h1>{escape(name)}</h1><p>{escape(describe(predictor))}</p>", elem_classes="litcnn-head")
+    page: gr.Blocks
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=FORGET) as page:
+        gr.HTML(f"<h1>{escape(name)}</h1><p>{escape(describe(predictor))}</p>", elem_classes="demo-head")
         with gr.Row():
             with gr.Column(min_width=300):
-                image = gr.Image(
-                    label="Drop an image, or paste one",
-                    sources=["upload", "clipboard"],
-                    height=260,
-                    buttons=[],
-                    elem_classes="litcnn-upload",
-                )
+                look: dict[str, Any] = {"height": 260, "buttons": [], "elem_classes": "demo-upload"}
+                image = gr.Image(label="Drop an image, or paste one", sources=["upload", "clipboard"], **look)
                 if examples:
                     gr.Examples(examples, image, label="Examples", api_visibility="private", cache_examples=False)
             with gr.Column(min_width=300):
-                classes = gr.Label(label="Classes", elem_classes="litcnn-classes")
+                classes = gr.Label(label="Classes", elem_classes="demo-classes")
                 with gr.Row():
-                    look: dict[str, Any] = {"format": "png", "interactive": False, "buttons": [], "min_width": 140}
-                    seen = gr.Image(label="What it sees", elem_classes="litcnn-picture", **look)
-                    speaks = gr.Image(label="Speaks for it", elem_classes="litcnn-picture", **look)
+                    look = {"format": "png", "interactive": False, "buttons": [], "min_width": 140}
+                    seen = gr.Image(label="What it sees", elem_classes="demo-picture", **look)
+                    speaks = gr.Image(label="Speaks for it", elem_classes="demo-picture", **look)
         # preprocess=False: Gradio would decode the file before its size is checked
         answer = image.change(
             classify, image, [classes, seen, speaks], preprocess=False, concurrency_limit=1, api_visibility="private"
@@ -95,15 +86,12 @@ def make_page(predictor: "Predictor", name: str, examples: list[str], folder: Pa
     return page
 
 
-def save_examples(predictor: "Predictor", paths: list[str], folder: Path) -> list[str]:
+def save_examples(predictor: Predictor, paths: list[str], folder: Path) -> list[str]:
     """Writes at most ten images, as the network sees them, as PNG below `folder`; returns their paths.
 
     Raises:
         ValueError, OSError: for a file that is no image.
     """
-    import numpy as np
-    from PIL import Image
-
     (folder / EXAMPLES).mkdir()
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), CLASSES)).round().astype(int)  # folders are often sorted
     targets = [str(folder / EXAMPLES / f"{place}.png") for place in chosen]
@@ -112,7 +100,7 @@ def save_examples(predictor: "Predictor", paths: list[str], folder: Path) -> lis
     return targets
 
 
-def describe(predictor: "Predictor") -> str:
+def describe(predictor: Predictor) -> str:
     """Network, image size and classes in a line."""
     network, size, names = predictor.classifier.network, predictor.image_size, predictor.class_names
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -6,14 +6,16 @@ import socket
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from litengine.demo.page import EXAMPLES
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-if TYPE_CHECKING:
-    import gradio
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from litengine.demo.page import CSS, EXAMPLES
 
 PORTS = range(7860, 7960)
 MAX_UPLOAD = 10 * 2**20  # bytes
@@ -56,11 +58,8 @@ def is_seen_by_others(host: str) -> bool:
     return not all(ip_address(address).is_loopback for address in addresses)
 
 
-def launch(page: "gradio.Blocks", css: str, host: str, port: int, folder: Path) -> str:
+def launch(page: gr.Blocks, host: str, port: int, folder: Path) -> str:
     """Serves the page, in a thread of its own, until it is closed; returns its address. Uploads lie in `folder`."""
-    import gradio as gr
-    from starlette.middleware import Middleware
-
     _, address, _ = page.launch(
         server_name=f"[{host}]" if ":" in host else host,
         server_port=port,
@@ -78,7 +77,7 @@ def launch(page: "gradio.Blocks", css: str, host: str, port: int, folder: Path) 
         max_file_size=MAX_UPLOAD,
         app_kwargs={"middleware": [Middleware(Gate, names_of(host), folder)]},
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=css,
+        css=CSS,
     )
     return address
 
@@ -95,64 +94,52 @@ def names_of(host: str) -> set[str]:
     return local
 
 
-class Gate:
-    """ASGI middleware that refuses requests that this page does not make, though Gradio would serve them.
+class Gate(BaseHTTPMiddleware):
+    """Refuses requests that this page does not make, though Gradio would serve them.
 
     Those are: requests under another name or from another web site, large ones, and addresses for the server to
     download from. It forbids the browser to load anything from elsewhere, and deletes the oldest uploads when all
     together become too large.
     """
 
-    def __init__(self, app: "ASGIApp", names: set[str], folder: Path) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, names: set[str], folder: Path) -> None:
+        super().__init__(app)
         self.names = names
         self.folder = folder
         self.coming = 0  # bytes of uploads that are being received
 
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        if scope["type"] == "websocket":  # Gradio does without
-            await send({"type": "websocket.close", "code": 1008})
-        elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":  # Gradio does without; the server closes what nobody answers
+            await super().__call__(scope, receive, send)
 
-    async def _serve(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        async def send_with_policy(message: "Message") -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        is_upload = scope["path"].endswith("/upload")
-        length = headers.get(b"content-length", "0")
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        length = request.headers.get("content-length", "0")
         size = int(length) if length.isdecimal() else MAX_UPLOADS
-        refusal = 0
-        if not self._is_from_here(headers):
-            refusal = 403
-        elif b"transfer-encoding" in headers:  # of unknown length
-            refusal = 411
-        elif size > MAX_REQUEST + (MAX_UPLOAD if is_upload else 0):
-            refusal = 413
-        elif is_upload and not self._make_room(size):
-            refusal = 503
-        elif scope["method"] == "POST" and not is_upload:
-            body = await _body(receive)
-            receive = _again(body, receive)
-            refusal = 403 if _names_a_remote_file(body) else 0
-        if refusal or "://" in scope["path"]:
-            await send_with_policy({"type": "http.response.start", "status": refusal or 403})
-            await send_with_policy({"type": "http.response.body"})
-            return
-        self.coming += size if is_upload else 0
+        upload = size if request.scope["path"].endswith("/upload") else 0
+        refusal = await self._refusal(request, size, upload)
+        self.coming += upload
         try:
-            await self.app(scope, receive, send_with_policy)
+            response = Response(status_code=refusal) if refusal else await call_next(request)
         finally:
-            self.coming -= size if is_upload else 0
+            self.coming -= upload
+        response.headers["content-security-policy"] = POLICY
+        return response
 
-    def _is_from_here(self, headers: dict[bytes, str]) -> bool:
+    async def _refusal(self, request: Request, size: int, upload: int) -> int:
+        """The status with which a request is refused, or 0."""
+        if not self._is_from_here(request) or "://" in request.scope["path"]:
+            return 403
+        if "transfer-encoding" in request.headers:  # of unknown length
+            return 411
+        if size > MAX_REQUEST + (MAX_UPLOAD if upload else 0):
+            return 413
+        if upload:
+            return 0 if self._make_room(size) else 503
+        return 403 if request.method == "POST" and _names_a_remote_file(await request.body()) else 0
+
+    def _is_from_here(self, request: Request) -> bool:
         """Whether the request names this server, and was made by its own page or by no web site at all."""
-        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
         with suppress(ValueError):
             name = urlsplit(f"//{host}").hostname or ""
             known = name in self.names or ("*" in self.names and ip_address(name) is not None)
@@ -170,32 +157,8 @@ class Gate:
         return used + size <= MAX_UPLOADS
 
 
-async def _body(receive: "Receive") -> bytes:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-def _again(body: bytes, receive: "Receive") -> "Receive":
-    """A `receive` that returns the body once more."""
-    messages: list[Message] = [{"type": "http.request", "body": body}]
-
-    async def receive_again() -> "Message":
-        return messages.pop() if messages else await receive()
-
-    return receive_again
-
-
 def _names_a_remote_file(body: bytes) -> bool:
-    def search(content: Any) -> bool:
-        if isinstance(content, dict):
-            return "://" in str(content.get("path")) or any(map(search, content.values()))
-        return isinstance(content, list) and any(map(search, content))
-
-    try:
-        return search(json.loads(body))
-    except (ValueError, RecursionError):
-        return False  # Gradio cannot read it either
+    found: list[bool] = []
+    with suppress(ValueError, RecursionError):  # Gradio cannot read it either
+        json.loads(body, object_hook=lambda item: found.append("://" in str(item.get("path"))))
+    return any(found)

@@ -23,6 +23,7 @@ from litengine.network import build_network
 Settings = dict[str, Any]
 Run = Callable[[Tensor], Tensor]  # uint8 images (N, 3, H, W) to float32 probabilities (N, classes)
 
+ABOUT = "about.json"  # in a .pt2
 GRAPH = (
     "In a graph nothing can depend on the values of pixels, or take images one by one: use torch.where there, or "
     "--format safetensors, which has no graph"
@@ -30,9 +31,7 @@ GRAPH = (
 
 
 def write(format: str, classifier: Classifier, settings: Settings, path: Path) -> str:
-    """Writes a classifier, which is on the CPU and in evaluation mode, and returns a detail such as the opset.
-
-    It is written uncompiled, with weights in contiguous memory layout.
+    """Writes a classifier on the CPU, uncompiled and in contiguous memory layout; returns a detail such as the opset.
 
     Raises:
         ValueError: if the network cannot be exported: why, where in its code, and what to try.
@@ -41,10 +40,9 @@ def write(format: str, classifier: Classifier, settings: Settings, path: Path) -
     classifier.normalize.channels_last = False
     network = copy.deepcopy(classifier.network)  # a copy is not compiled
     classifier.network = network.to(memory_format=torch.contiguous_format)
-    writers = {"onnx": _write_onnx, "torch": _write_torch, "safetensors": _write_safetensors}
     try:
         with _quiet():
-            return writers[format](classifier, settings, path)
+            return WRITERS[format](classifier, settings, path)
     except OSError:
         raise
     except Exception as error:  # a network may be anything, and each step has its own kinds of errors
@@ -62,16 +60,12 @@ def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
     Raises:
         ValueError: if it cannot be loaded or does not run.
     """
-    loaders = {"onnx": _load_onnx, "torch": _load_torch, "safetensors": _load_safetensors}
     try:
         with _quiet(), torch.inference_mode():
-            classify = loaders[format](path)
+            classify = LOADERS[format](path)
             return torch.cat([classify(batch) for batch in batches])
     except Exception as error:
         raise ValueError(f"the exported file does not work: {_reason(error)}; nothing was written") from error
-
-
-# Each format
 
 
 def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
@@ -101,7 +95,7 @@ def _load_onnx(path: Path) -> Run:
 
 def _write_torch(classifier: Classifier, settings: Settings, path: Path) -> str:
     buffer = io.BytesIO()  # on a full disk Python names the reason, torch does not
-    torch.export.save(_trace(classifier), buffer, extra_files={"litcnn.json": json.dumps(settings)})
+    torch.export.save(_trace(classifier), buffer, extra_files={ABOUT: json.dumps(settings)})
     path.write_bytes(buffer.getbuffer())
     return f"torch {torch.__version__}"
 
@@ -121,29 +115,26 @@ def _write_safetensors(classifier: Classifier, settings: Settings, path: Path) -
         # weights that share memory are written each by itself
         weights[name] = value.clone(memory_format=torch.contiguous_format)
     path.write_bytes(save(weights, _as_text(settings)))
-    _beside(path).write_text(json.dumps(settings, indent=2) + "\n")
+    path.with_name(f"{path.name}.json").write_text(json.dumps(settings, indent=2) + "\n")
     return f"{len(weights)} tensors"
 
 
 def _load_safetensors(path: Path) -> Run:
     from safetensors.torch import load_file
 
-    settings = json.loads(_beside(path).read_text())
+    settings = json.loads(path.with_name(f"{path.name}.json").read_text())
     facts = {**settings, "image_shape": [3, settings["image_size"], settings["image_size"]], "channels_last": False}
     classifier = Classifier(build_network(settings["network"]), facts).eval()
     classifier.network.load_state_dict(load_file(path))
     return _Probabilities(classifier)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.name}.json")
+WRITERS = {"onnx": _write_onnx, "torch": _write_torch, "safetensors": _write_safetensors}
+LOADERS = {"onnx": _load_onnx, "torch": _load_torch, "safetensors": _load_safetensors}
 
 
 def _as_text(settings: Settings) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in settings.items()}
-
-
-# The graph
 
 
 class _Probabilities(nn.Module):

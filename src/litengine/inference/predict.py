@@ -3,14 +3,13 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litengine.files import csv_cell, relative, visible, write_whole
+from litengine.files import check_can_write, csv_cell, relative, visible, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +48,12 @@ def predict(
         if value < least:
             raise ValueError(f"{name} is {value}: {least} or more is needed")
     if output:
-        _check_output(Path(output))
+        suffix = Path(output).suffix.lower()
+        if suffix not in FORMATS:
+            raise ValueError(f"output is {output}: a name that ends with {', '.join(FORMATS)} is needed")
+        if suffix == ".parquet" and not find_spec("pyarrow"):
+            raise ValueError(f'{output} needs pyarrow: pip install -e ".[parquet]", or choose .csv or .json')
+        check_can_write(Path(output))
 
     from litengine.data.sources.find import find_images  # imports torch: slow
     from litengine.inference.predictor import load_several
@@ -58,7 +62,7 @@ def predict(
     predictor = load_several(ckpt_path, trust=trust)
     rows = list(_classify(predictor, paths, min(top_k, len(predictor.class_names)), batch_size))
     if output:
-        write_whole(Path(output), FORMATS[Path(output).suffix.lower()](rows))
+        write_whole(Path(output), FORMATS[suffix](rows))
     _show(rows, output)
 
 
@@ -84,8 +88,7 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
 
 
 def _row(path: str, best: list[tuple[str, float]], each: list[tuple[str, float]], error: str | None) -> dict[str, Any]:
-    """path, prediction, confidence, prediction_2, confidence_2, …, the probability of `each` class, error; None for an
-    absent value."""
+    """path, prediction, confidence, prediction_2, …, probabilities of `each` class, error; None if there is none."""
     row: dict[str, Any] = {"path": visible(path)}
     for rank, (name, confidence) in enumerate(best, start=1):
         number = f"_{rank}" if rank > 1 else ""
@@ -118,37 +121,20 @@ def _table(rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    ranks = ["", *(key.removeprefix("confidence") for key in rows[0] if key.startswith("confidence_"))]
+    ranks = [key.removeprefix("confidence") for key in rows[0] if key.startswith("confidence_")]
     table = Table()
-    table.add_column("path", overflow="fold")
-    table.add_column("class", overflow="fold")
-    table.add_column("confidence", justify="right")
-    for number in ranks[1:]:
-        table.add_column("runner-up" if number == "_2" else f"{number[1:]}.", overflow="fold")
+    for name in ("path", "class", "confidence", *("runner-up" if rank == "_2" else f"{rank[1:]}." for rank in ranks)):
+        table.add_column(name, overflow="fold", justify="right" if name == "confidence" else "left")
     for row in rows:
         if row["error"]:
             table.add_row(Text(row["path"]), Text(row["error"], style="red"))
             continue
-        others = [f"{row[f'prediction{number}']} {row[f'confidence{number}']:.2%}" for number in ranks[1:]]
+        others = [f"{row[f'prediction{rank}']} {row[f'confidence{rank}']:.2%}" for rank in ranks]
         table.add_row(*map(Text, (row["path"], row["prediction"], f"{row['confidence']:.2%}", *others)))
     console = rich.get_console()
     if not console.is_terminal:  # a file or a pipe has no edge to fold at
         table.width = console.measure(table, options=console.options.update(width=10_000)).maximum
     return table
-
-
-def _check_output(path: Path) -> None:
-    """Raises ValueError or OSError if the file cannot be written, before the work begins."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"output is {path}: a name that ends with {', '.join(FORMATS)} is needed")
-    if path.suffix.lower() == ".parquet" and not find_spec("pyarrow"):
-        raise ValueError(f'{path} needs pyarrow: pip install -e ".[parquet]", or choose .csv or .json')
-    if path.is_dir():
-        raise ValueError(f"output is {path}, which is a folder: name a file")
-    if not path.parent.is_dir():
-        raise OSError(f"cannot write {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OSError(f"cannot write {path}: the folder {path.parent} is read-only")
 
 
 def _csv(rows: list[dict[str, Any]]) -> bytes:
@@ -167,11 +153,8 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    kinds = {
-        name: pyarrow.float64() if name.startswith(("confidence", "probability")) else pyarrow.string()
-        for name in rows[0]
-    }
-    buffer = io.BytesIO()
+    number, text, buffer = pyarrow.float64(), pyarrow.string(), io.BytesIO()
+    kinds = {name: number if name.startswith(("confidence", "probability_")) else text for name in rows[0]}
     parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(kinds.items())), buffer)
     return buffer.getvalue()
 

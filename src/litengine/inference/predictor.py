@@ -1,12 +1,11 @@
 """A checkpoint as a classifier of images: for Python programs and the verbs predict, export and demo."""
 
-import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from litengine import __version__
 from litengine.data.sources.pixels import decode_safely, fit, to_pil, to_rgb
-from litengine.inference.safe_config import read_for_prediction
+from litengine.inference.safe_config import check_facts, read_for_prediction
 from litengine.network import build_network
 from litengine.normalize import Normalize
 from litengine.training.checkpoint_files import BEST, LAST
@@ -27,15 +26,10 @@ LARGEST = 4096  # height and width of the network's images: a checkpoint that na
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
-    """The probabilities of one image.
+    """The probabilities of one image."""
 
-    Attributes:
-        probabilities: float32 (classes,), sum 1.
-        class_names: by label.
-    """
-
-    probabilities: NDArray[np.float32]
-    class_names: Sequence[str]
+    probabilities: NDArray[np.float32]  # (classes,), sum 1
+    class_names: Sequence[str]  # by label
 
     @property
     def label(self) -> str:
@@ -61,32 +55,22 @@ class Classifier(nn.Module):
 
     Args:
         network: maps float images (N, C, H, W) to logits (N, classes).
-        facts: `data` of a checkpoint: class_names, image_shape, mean, std, tta, channels_last and, if it was fitted,
-            temperature.
-
-    Attributes:
-        class_names: by label.
-        image_shape: (C, H, W) of the images that it was trained on.
+        facts: `data` of a checkpoint: class_names by label, image_shape (C, H, W), mean, std, tta, channels_last and,
+            if it was fitted, temperature.
 
     Raises:
-        KeyError, TypeError, ValueError: for facts that are missing or no such facts.
+        ValueError: for missing or wrong facts.
     """
 
     def __init__(self, network: nn.Module, facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.class_names = _all(str, facts["class_names"])
-        self.image_shape = tuple(_all(int, facts["image_shape"]))
+        check_facts(facts)
+        self.class_names = list(facts["class_names"])
+        self.image_shape = tuple(facts["image_shape"])
         self.tta: TTA = facts["tta"]
-        if self.tta not in get_args(TTA):
-            raise ValueError(f"its tta is {self.tta!r}: {', '.join(get_args(TTA))} are known")
         self.temperature = float(facts.get("temperature", 1.0))
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"its temperature is {self.temperature}: a positive number is needed")
         self.normalize = Normalize(bool(facts["channels_last"]))
-        mean, std = _all(float | int, facts["mean"]), _all(float | int, facts["std"])
-        if len(mean) != len(std) or len(mean) not in (1, *self.image_shape[:1]):
-            raise ValueError(f"it has {len(mean)} means and {len(std)} deviations for images {self.image_shape}")
-        self.normalize.set(mean, std)
+        self.normalize.set(facts["mean"], facts["std"])
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,13 +86,7 @@ class Classifier(nn.Module):
 class Predictor:
     """Classifies images with a trained classifier, which it puts on `device` and into evaluation mode.
 
-    Images are prepared as for validation: upright, RGB, shorter side resized to the size in the checkpoint, centre
-    cropped.
-
-    Attributes:
-        classifier: normalisation and network.
-        device: the device it is on.
-        image_size: height and width of the network's images, in pixels.
+    Images are prepared as for validation: upright, RGB, shorter side resized to `image_size`, centre cropped.
 
     Raises:
         ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
@@ -122,13 +100,9 @@ class Predictor:
                 f"channels, of 1 to {LARGEST:,} pixels"
             )
         self.image_size = shape[1]
+        self.class_names = classifier.class_names
         self.device = torch.device(device)
         self.classifier = classifier.to(self.device).eval()
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes, by label."""
-        return self.classifier.class_names
 
     @overload
     def predict(self, images: str | os.PathLike[str] | Image.Image, batch_size: int = ...) -> Prediction: ...
@@ -137,27 +111,23 @@ class Predictor:
     @overload
     def predict(self, images: Any, batch_size: int = ...) -> Any: ...
     def predict(self, images: Any, batch_size: int = 128) -> Prediction | list[Prediction]:
-        """The prediction for each image.
+        """The prediction for one image, or a list of predictions for several.
 
         Args:
-            images: one image or several. One is a path, a PIL image, or an array or tensor (H, W), (H, W, C) or
-                (C, H, W) with 1, 3 or 4 channels, uint8 0..255 or float 0..1. Several are a list or tuple of such, or
-                one array or tensor (N, H, W, C) or (N, C, H, W).
+            images: one image is a path, a PIL image, or an array or tensor (H, W), (H, W, C) or (C, H, W) with 1, 3 or
+                4 channels, uint8 0..255 or float 0..1. Several are a list or tuple of such, or one array or tensor
+                (N, H, W, C) or (N, C, H, W).
             batch_size: images at once through the network.
-
-        Returns:
-            A Prediction for one image, a list of them for several.
 
         Raises:
             FileNotFoundError, ValueError: for anything that is no image; the message names it.
         """
         if isinstance(images, str | Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
             return self._predict([self.prepare(images)])[0]
-        items = list(images)
+        named = [(image, f"images[{index}]") for index, image in enumerate(images)]
         predictions: list[Prediction] = []
-        for first in range(0, len(items), batch_size):
-            batch = items[first : first + batch_size]
-            predictions += self._predict([self.prepare(image, f"images[{first + i}]") for i, image in enumerate(batch)])
+        for first in range(0, len(named), batch_size):
+            predictions += self._predict([self.prepare(*item) for item in named[first : first + batch_size]])
         return predictions
 
     def prepare(self, image: Any, name: str = "the image") -> NDArray[np.uint8]:
@@ -199,12 +169,9 @@ class Predictor:
 
 
 class Ensemble(Predictor):
-    """Averages the probabilities of several predictors.
+    """Averages the probabilities of several predictors, by their names. Its `classifier` is that of the first one.
 
-    Its `classifier` is that of the first one.
-
-    Raises:
-        ValueError: if they differ in their classes or in the size of their images.
+    Raises ValueError if they differ in their classes or in the size of their images.
     """
 
     def __init__(self, members: Mapping[str, Predictor]) -> None:
@@ -228,14 +195,10 @@ def load_several(
     device: torch.device | str | None = None,
     trust: str | Sequence[str] = (),
 ) -> Predictor:
-    """One predictor from one checkpoint or several, whose probabilities it averages.
+    """One predictor that averages the probabilities of one checkpoint or several.
 
-    Args:
-        paths: checkpoints; a folder stands for the best checkpoint of each run in it, such as that of a study.
-        device, trust: see `load`.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: as `load`; for a folder without checkpoints; for none at all.
+    A folder stands for the best checkpoint of each run in it, such as that of a study. For `device`, `trust` and errors
+    see `load`.
     """
     files = [file for path in paths for file in checkpoints_in(Path(path))]
     members = {str(file): load(file, device, trust) for file in files}
@@ -248,9 +211,6 @@ def checkpoints_in(path: Path) -> list[Path]:
     """The file itself; of a folder the best checkpoint (without validation the last) of each run in it.
 
     Of runs that share a name, such as the tries of one fold, only the newest counts.
-
-    Raises:
-        FileNotFoundError: if the folder has no checkpoints.
     """
     if not path.is_dir():
         return [path]
@@ -296,13 +256,5 @@ def load(
     return Predictor(classifier, device or _best_device())
 
 
-def _all(kinds: Any, values: Any) -> list[Any]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, kinds) for value in values):
-        raise TypeError(f"{textwrap.shorten(repr(values), 80)} are no facts of a classifier")
-    return list(values)
-
-
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _best_device() -> torch.device:
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -6,13 +6,15 @@ checked here, before anything that it names is imported. docs/security.md states
 
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -33,6 +35,7 @@ from litengine.network import (
 )
 from litengine.terminal import print_line
 from litengine.training import checkpoint_files
+from litengine.views import TTA
 
 # Only public classes that are defined here; the rest of these packages reads files, downloads and compiles.
 PARTS = (
@@ -63,25 +66,28 @@ PACKAGES = tuple(dict.fromkeys(part.partition(".")[0] for part in PARTS))
 # What timm's description of a set of weights may say, since the shape of the network follows it
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
 SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
-REMOTE = ("url", "download")  # arguments of a source or dataset
-MACHINE = ("num_workers",)  # of the machine that wrote the checkpoint
+SPECIAL = ("/proc", "/sys", "/dev")  # folders without images, and without end
 UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
 MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
 WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
 
 
 def read_config(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """The config of a checkpoint, once all that it names is known to be harmless.
-
-    Prints what of it is not used: addresses and downloads.
+    """The checked config of a checkpoint. Prints the keys that are not used.
 
     Raises:
         FileNotFoundError, OSError: if the file cannot be read.
         ValueError: if it is damaged, or names what it may not.
     """
-    config, ignored = check_config(_read(path, trusted)["config"], trusted)
+    content = _read(path, trusted)
+    try:
+        check_facts(content["data"])
+        _check_counters(content.get("loops"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no intact checkpoint: {error}") from error
+    config, ignored = check_config(content["config"], trusted)
     for key in ignored:
-        print_line(f"{key} of the checkpoint is not used: a checkpoint may not choose where data comes from or goes to")
+        print_line(f"{key} of the checkpoint is not used (docs/security.md): give it by a flag if you want it")
     # a second wall: jsonargparse now enforces its own list of what no config may name
     set_parsing_settings(import_path_denylist=["torch.hub", "torch.package", "torch.utils.cpp_extension"])
     set_parsing_settings(import_path_allowlist=[name for name in trusted if name != "jsonargparse"])
@@ -109,34 +115,48 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     """Checks what the config of a checkpoint sets, and every import path in it before its first import.
 
     Args:
-        config: as `checkpoint_files.read(path)["config"]` has it.
+        config: `config` of a checkpoint.
         trusted: packages, modules, classes or functions that may stand anywhere; importing them runs their code.
 
     Returns:
-        The config without arguments that load other weights, download, or name an address or a folder to write to;
-        and the keys of the latter.
+        The config without arguments that load other weights, download, name an address or a folder to write to, or are
+        of the machine; and the keys of those that the user should know.
 
     Raises:
         ValueError: naming the key, what stands there, and how to allow it.
     """
-    if not isinstance(config, Mapping):
-        raise ValueError("the config in the checkpoint holds no settings")
     _check_size(config)
     checker = _Checker(trusted)
-    owners: dict[str, Any] = {"model": project.model_class, "data": project.data_class}
     checked: dict[str, Any] = {}
     for key, value in config.items():
-        if key in owners:
-            checked[key] = checker.arguments(key, argument_types(owners[key]()), value)
+        if key in ("model", "data"):
+            owner: Any = project.model_class() if key == "model" else project.data_class()
+            checked[key] = checker.arguments(key, argument_types(owner), value)
         elif key not in ("name", "seed_everything"):  # above all not trainer, callbacks, config
             raise ValueError(f"the checkpoint sets {key}: it may set name, seed_everything, model and data")
-        elif isinstance(value, str) and not re.fullmatch(r"(?!\.)[^/\\\0]*", value):  # it becomes a folder
-            raise ValueError(f"{key} in the checkpoint is {value!r}: a plain name is needed")
-        elif not isinstance(value, str | int | None):
-            raise ValueError(f"{key} in the checkpoint is {value!r}: a name or a number is needed")
+        # the name becomes a folder
+        elif not isinstance(value, str | int | None) or not re.fullmatch(r"(?!\.)[^/\\\0]*", str(value)):
+            raise ValueError(f"{key} in the checkpoint is {value!r}: a plain name or a number is needed")
         else:
             checked[key] = value
     return checked, checker.ignored
+
+
+def check_facts(facts: Mapping[str, Any]) -> None:
+    """Raises ValueError if facts of the data, as a checkpoint has them under `data`, are missing or of a wrong type."""
+    kinds: dict[str, Any] = {"class_names": str, "image_shape": int, "mean": float | int, "std": float | int}
+    for name, kind in kinds.items():
+        values = facts.get(name)
+        if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"its {name} is {textwrap.shorten(repr(values), 80)}")
+    temperature, channels = facts.get("temperature", 1.0), len(facts["mean"])
+    if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
+        raise ValueError(f"its temperature is {temperature!r}: a positive number is needed")
+    if facts.get("tta") not in get_args(TTA):
+        raise ValueError(f"its tta is {facts.get('tta')!r}: {', '.join(get_args(TTA))} are known")
+    if channels != len(facts["std"]) or channels not in (1, *facts["image_shape"][:1]):
+        deviations, shape = len(facts["std"]), list(facts["image_shape"])
+        raise ValueError(f"it has {channels} means and {deviations} deviations for images {shape}")
 
 
 def check_can_be_read(config: Mapping[str, Any]) -> None:
@@ -152,21 +172,34 @@ def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
         raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
-    _check_size([content["config"], content["data"]])
-    if not isinstance(content["config"], Mapping):
-        raise ValueError("the config in the checkpoint holds no settings")
+    _check_size(content["config"])
+    _check_size(content["data"])
     content["config"] = project.renamed(content["config"], trusted)
     return content
 
 
+def _check_counters(loops: Any) -> None:
+    """Raises ValueError if a counter in the state of the Trainer's loops is no number."""
+    values: list[Any] = [loops]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping):
+            values += [inner for name, inner in value.items() if not str(name).endswith("state_dict")]
+        elif not isinstance(value, int | None):
+            raise ValueError(f"a counter in its loops is {textwrap.shorten(repr(value), 80)}")
+
+
 def _check_size(config: Any) -> None:
     """A list may stand in itself, or many times in another: a walk through it would not end."""
-    values, left = [(config, 0)], MOST_VALUES
+    if not isinstance(config, Mapping):
+        raise ValueError("the config in the checkpoint holds no settings")
+    values: list[tuple[Any, int]] = [(config, 0)]
+    left = MOST_VALUES
     while values:
         value, depth = values.pop()
-        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
         if not isinstance(value, Mapping | list | tuple | set | frozenset):
             continue
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else value
         left -= len(inner)
         if left < 0 or depth > DEEPEST:
             raise ValueError(f"the config in the checkpoint has over {MOST_VALUES:,} values, or {DEEPEST} levels")
@@ -186,11 +219,14 @@ class _Checker:
         kept = {}
         for name, value in given.items():
             place = f"{key}.{name}"
+            of_data = place.startswith("data.")
             if not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
                 raise ValueError(f"{place} in the checkpoint is no name of a setting")
-            if key.startswith("data.") and _leads_elsewhere(name, value, downloads="url" in hints):
+            if of_data and name == "num_workers":  # of the machine that wrote the checkpoint
+                continue
+            if (of_data and _leads_elsewhere(name, value, "url" in hints)) or (place == "model.compile" and value):
                 self.ignored.append(place)
-            elif not key.startswith("data.") or name not in MACHINE:
+            else:
                 kept[name] = self.value(place, value, hints.get(name, inspect.Parameter.empty))
         return kept
 
@@ -214,7 +250,10 @@ class _Checker:
     def _check_text(self, key: str, text: str, found: set[Leaf]) -> None:
         """A string where jsonargparse may take it for an import path, a class's name, YAML, or a file with them."""
         if all(leaf.is_plain or leaf == Leaf(object) for leaf in found):  # Any: only YAML is read from it
-            if isinstance(_from_yaml(text), dict | list):
+            settings = None
+            with suppress(yaml.YAMLError, ValueError, RecursionError):
+                settings = yaml.safe_load(text)
+            if isinstance(settings, dict | list):
                 raise ValueError(f"{key} in the checkpoint is {text!r}: settings inside a string are not read")
         elif "." in text and all(part.isidentifier() for part in text.split(".")):
             self._check_target(key, text, found)
@@ -228,7 +267,11 @@ class _Checker:
         place, hints, checked = definition(target), argument_types(target), dict(spec)
         if place in BY_NAME:
             name = {**(spec.get("dict_kwargs") or {}), **(spec.get("init_args") or {})}.get(BY_NAME[place])
-            hints = {**argument_types(_registered(key, place, name)), **hints}
+            builder = registered_model(place, name)
+            if builder is None:
+                package = place.partition(".")[0]
+                raise ValueError(f"{key} in the checkpoint names the model {name!r}, which {package} does not have")
+            hints = {**argument_types(builder), **hints}
         for part in SPEC & set(spec) - {"class_path"}:
             arguments = self.arguments(f"{key}.{part}", hints, {} if spec[part] is None else spec[part])
             checked[part] = _without_weights(arguments) if _within(place, MODELS) else arguments
@@ -239,18 +282,18 @@ class _Checker:
     def _check_target(self, key: str, path: Any, found: set[Leaf]) -> Any:
         """The class or function at an import path, if it may stand where a value of the types `found` is expected."""
         target = self._resolve(key, path)
-        place, kinds = definition(target), tuple(leaf.kind for leaf in found if not leaf.is_plain)
-        kinds = tuple(kind for kind in kinds if kind not in (object, UNKNOWN.kind))
+        place = definition(target)
+        kinds = [leaf.kind for leaf in found if not leaf.is_plain and leaf.kind not in (object, UNKNOWN.kind)]
         if place in self.trusted:
-            fits = True
-        elif inspect.isclass(target):
-            fits = any(_is_subclass(target, kind) for kind in kinds)
+            return target
+        made: Any = None
+        if inspect.isclass(target):
+            made = target
         elif _within(place, self.trusted):
             made = getattr(target, "__annotations__", {}).get("return", nn.Module)
-            fits = any(_is_subclass(made, kind) for kind in kinds)
-        else:
-            fits = Leaf(nn.Module) in found and _is_model_builder(target)
-        if fits:
+        elif Leaf(nn.Module) in found and _is_model_builder(target):
+            made = nn.Module
+        if any(_is_subclass(made, kind) for kind in kinds):
             return target
         wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) or "plain value, since no class is expected there"
         raise ValueError(
@@ -264,17 +307,18 @@ class _Checker:
         parts = path.split(".") if isinstance(path, str) else []
         if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("__") for part in parts):
             raise ValueError(f"{said}is no full import path such as torch.nn.ReLU")
-        module, trusted = path.rpartition(".")[0], _within(path, self.trusted)
-        if not trusted and parts[0] in sys.stdlib_module_names:
-            raise ValueError(f"{said}belongs to Python itself: no checkpoint needs that. Nothing was run")
-        if not trusted and parts[0] not in PACKAGES:
-            raise ValueError(
-                f"{said}is of none of the packages a checkpoint may name ({', '.join(PACKAGES)}), and was not "
-                f"imported. If you know what is in it: --trust {parts[0]}"
-            )
-        known = _within(module, PARTS) or any(_within(part, [module]) for part in PARTS)
-        if not trusted and (not known or _is_private(path)):
-            raise ValueError(f"{said}is no public part of a network, its training or its data{_how_to_allow(path)}")
+        module = path.rpartition(".")[0]
+        if not _within(path, self.trusted):
+            if parts[0] in sys.stdlib_module_names:
+                raise ValueError(f"{said}belongs to Python itself: no checkpoint needs that. Nothing was run")
+            if parts[0] not in PACKAGES:
+                raise ValueError(
+                    f"{said}is of none of the packages a checkpoint may name ({', '.join(PACKAGES)}), and was not "
+                    f"imported. If you know what is in it: --trust {parts[0]}"
+                )
+            known = _within(module, PARTS) or any(_within(part, [module]) for part in PARTS)
+            if not known or _is_private(path):
+                raise ValueError(said + _not_public(path))
         try:
             target = getattr(importlib.import_module(module), parts[-1])
         except (ImportError, AttributeError) as error:
@@ -284,34 +328,30 @@ class _Checker:
         place = definition(target)
         public = _within(place, PARTS) and not _within(place, EXCEPT) and _is_public(target)
         if not public and not _within(place, self.trusted):
-            raise ValueError(
-                f"{said}is no public part of a network, its training or its data (it is {place}){_how_to_allow(place)}"
-            )
+            raise ValueError(said + _not_public(place))
         return target
 
 
-def _from_yaml(text: str) -> Any:
-    with suppress(yaml.YAMLError, ValueError, RecursionError):
-        return yaml.safe_load(text)
-    return text
+def _not_public(place: str) -> str:
+    how = f"If you want it run: --trust {place}" if _within(place, PACKAGES) else "Nothing was run"
+    return f"is no public part of a network, its training or its data (it is {place}). {how}"
 
 
 def _leads_elsewhere(name: str, value: Any, downloads: bool) -> bool:
-    """Whether an argument of a source or dataset names an address, a download, or a folder outside this one to write
-    to. A source that downloads may read a folder elsewhere, but not make it."""
-    if name == "cache_dir" or (name == "root" and downloads):
-        inside = isinstance(value, str) and not Path(value).is_absolute() and not {"..", "~"} & set(Path(value).parts)
-        return not inside and (name == "cache_dir" or not isinstance(value, str) or not Path(value).is_dir())
-    return (name in REMOTE and bool(value)) or (isinstance(value, str) and "://" in value)
+    """Whether an argument of a source or dataset names an address, a download, a folder outside of this one to write
+    to, or a folder that takes minutes to search.
 
-
-def _registered(key: str, function: str, name: Any) -> Any:
-    """The builder of a model that a function makes by name."""
-    if (builder := registered_model(function, name)) is not None:
-        return builder
-    raise ValueError(
-        f"{key} in the checkpoint names the model {name!r}, which {function.partition('.')[0]} does not have"
-    )
+    A source that downloads may read a folder elsewhere, but not make it.
+    """
+    if name in ("url", "download"):
+        return bool(value)
+    if not isinstance(value, str):
+        return name == "cache_dir"
+    folder = Path(os.path.realpath(os.path.expanduser(value)))
+    if "://" in value or folder in Path.cwd().parents or any(map(folder.is_relative_to, SPECIAL)):
+        return True
+    is_inside = not Path(value).is_absolute() and not {"..", "~"} & set(Path(value).parts)
+    return not is_inside and (name == "cache_dir" or (name == "root" and downloads and not folder.is_dir()))
 
 
 def _is_model_builder(target: Any) -> bool:
@@ -327,10 +367,6 @@ def _without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(kept.get(name), Mapping):
             kept[name] = {shape: value for shape, value in kept[name].items() if shape in SHAPES}
     return kept
-
-
-def _how_to_allow(place: str) -> str:
-    return f". If you want it run: --trust {place}" if _within(place, PACKAGES) else ". Nothing was run"
 
 
 def _within(path: str, places: Iterable[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Where in an image a network sees what speaks for its class."""
+"""Grad-CAM saliency maps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,19 +15,14 @@ STRENGTH = 0.75  # of the colour where the map is 1
 
 
 def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
-    """How much each place of one image speaks for the class that is predicted for it.
+    """How much each pixel of one image, uint8 (C, H, W), contributes to its predicted class.
 
-    Grad-CAM (Selvaraju et al. 2017) of the last convolution, in the order they run, whose output is larger than one
-    pixel. Of a network without one: the size of the logit's gradient with respect to each pixel, its largest over
-    the channels (Simyonan et al. 2013). The classifier is left as it was: mode, gradients, hooks, compiled or not.
-
-    Args:
-        classifier: on any device; with test-time augmentation the class is that of all views, the map of the image
-            itself.
-        image: uint8 (C, H, W), as `Predictor.prepare` gives it.
+    Grad-CAM (Selvaraju et al. 2017) of the last convolution to run whose output is larger than one pixel. For a network
+    without one: the absolute gradient of the logit with respect to each pixel, the largest over the channels (Simonyan
+    et al. 2013). With test-time augmentation the class is that of all views, the map that of the image itself.
 
     Returns:
-        float32 (H, W), scaled so that its largest value is 1; all 0 where no place speaks for the class.
+        float32 (H, W), scaled so that the largest value is 1; all 0 if no pixel contributes.
 
     Raises:
         ValueError: for anything but one uint8 image.
@@ -38,9 +33,9 @@ def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArr
             f"saliency takes one uint8 image (C, H, W), not {pixels.dtype} {list(pixels.shape)}: `Predictor.prepare` "
             "makes one of any image"
         )
-    # The caller may have switched gradients off; a compiled network may run without the hooks.
+    # the caller may have switched gradients off; a compiled network may run without the hooks
     with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"), _eval(classifier):
-        # floats, so that there is a gradient down to them, and to all that comes after, with frozen weights too
+        # floats, so that gradients reach them even with frozen weights
         images = (pixels[None].to(next(classifier.parameters()).device) / 255).requires_grad_()  # (1, C, H, W)
         with torch.no_grad():
             label = int(classifier.infer(images).argmax(1))
@@ -60,17 +55,9 @@ def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArr
 
 
 def overlay(image: NDArray[np.uint8] | Tensor, heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image with a map over it, from clear (0) to red (1).
+    """The image, uint8 (3, H, W), with a map (H, W) over it, from clear (0) to red (1): uint8 (H, W, 3).
 
-    Args:
-        image: uint8 (3, H, W).
-        heat: float (H, W), 0 to 1.
-
-    Returns:
-        uint8 (H, W, 3), for PIL or matplotlib.
-
-    Raises:
-        ValueError: where the two differ in size.
+    Raises ValueError if the two differ in size.
     """
     from matplotlib import colormaps  # slow
 
@@ -85,7 +72,7 @@ def overlay(image: NDArray[np.uint8] | Tensor, heat: NDArray[np.float32]) -> NDA
 
 @contextmanager
 def _eval(module: nn.Module) -> Iterator[None]:
-    """The evaluation mode, and after it the mode that each part was in."""
+    """Evaluation mode; afterwards each part has its own mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -97,7 +84,7 @@ def _eval(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _outputs_of_convolutions(network: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that fills, while the network runs, with what its convolutions put out: (N, channels, h, w), h * w > 1."""
+    """Outputs (N, channels, h, w) of the convolutions of the next forward pass, in order, if h * w > 1."""
     outputs: list[Tensor] = []
 
     def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:

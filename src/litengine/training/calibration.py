@@ -3,6 +3,7 @@
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks".
 """
 
+import copy
 import math
 from itertools import islice
 from pathlib import Path
@@ -85,7 +86,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 @torch.no_grad()
 def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> list[Tensor]:
     """Index and label (N,) of each validation image and its logits (N, classes), float32, with these weights."""
-    kept, was_training = {name: value.clone() for name, value in module.state_dict().items()}, module.training
+    kept, was_training = copy.deepcopy(module.state_dict()), module.training  # with the versions of its parts
     module.load_state_dict(weights)
     module.eval()
     module.temperature = 1.0  # a fit that was resumed may have read another

@@ -21,7 +21,7 @@ from project_for_tests import CNN
 
 from litengine.demo import page as page_module
 from litengine.demo import server as server_module
-from litengine.demo.page import CSS, describe, make_page, save_examples
+from litengine.demo.page import describe, make_page, save_examples
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
 from litengine.inference.predictor import Classifier, Predictor
 from litengine.inference.saliency import saliency
@@ -92,7 +92,7 @@ def served(folder: Path) -> Iterator[Site]:
         examples = save_examples(predictor, [str(file) for file in files], folder)
         page = make_page(predictor, "a <b>*run*</b></title>", examples, folder)
         try:
-            yield Site(predictor, folder, launch(page, CSS, "127.0.0.1", find_port("127.0.0.1", None), folder))
+            yield Site(predictor, folder, launch(page, "127.0.0.1", find_port("127.0.0.1", None), folder))
         finally:
             page.close(verbose=False)
 

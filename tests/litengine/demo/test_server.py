@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("gradio")
+from starlette.requests import Request
+from starlette.responses import Response
+
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, is_seen_by_others, names_of
 
 
@@ -51,19 +55,14 @@ def test_who_sees_it(host: str, seen: bool) -> None:
 def ask(
     method: str, path: str, body: bytes = b"", listen: str = "127.0.0.1", **headers: str
 ) -> tuple[int, dict[bytes, bytes], bytes | None]:
-    """Status and headers of the answer, and the body that came through to the application; None where nothing did."""
+    """Status and headers of the answer, and the body that reached the application; None if nothing did."""
     arrived: list[bytes] = []
     sent: list[dict[str, Any]] = []
     chunks = [body[:10], body[10:]]  # as a body comes from the network
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        whole, more = b"", True
-        while more:
-            message = await receive()
-            whole, more = whole + message["body"], message.get("more_body", False)
-        arrived.append(whole)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-app", b"yes")]})
-        await send({"type": "http.response.body", "body": b"done"})
+        arrived.append(await Request(scope, receive).body())
+        await Response(headers={"x-app": "yes"})(scope, receive, send)
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
@@ -71,11 +70,8 @@ def ask(
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    given = {
-        "host": "127.0.0.1:7860",
-        "content-length": str(len(body)),
-        **{name.replace("_", "-"): value for name, value in headers.items()},
-    }
+    given = {"host": "127.0.0.1:7860", "content-length": str(len(body))}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
     raw = [(name.encode(), value.encode()) for name, value in given.items()]
     scope = {"type": "http", "method": method, "path": path, "headers": raw}
     asyncio.run(Gate(app, names_of(listen), Path())(scope, receive, send))

@@ -2,13 +2,15 @@
 
 import errno
 import functools
-import importlib.util
+import importlib
+import io
 import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -39,16 +41,12 @@ def export(ckpt_path: str, format: str = "onnx", trust: list[str] = [], **option
 
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+AUGMENTATIONS = {"onnx": "flip+shift", "torch": "flip", "safetensors": "none"}
 NETWORK: dict[str, Any] = {
-    "widths": [6, 8],
-    "convolutions": 1,
-    "hidden": 32,
-    "dropout": 0.1,
-    "image_size": 32,
-    "num_classes": 10,
+    **{"widths": [6, 8], "convolutions": 1, "hidden": 32, "dropout": 0.1},
+    **{"image_size": 32, "num_classes": 10},
 }
 CNN_SPEC: dict[str, Any] = {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}
-DATA: dict[str, Any] = {"source": {"class_path": "litengine.data.Digits"}}
 MEAN, STD = [0.3, 0.35, 0.25], [0.3, 0.25, 0.4]
 STRANGE = """
 import torch
@@ -165,15 +163,23 @@ def checkpoint() -> str:
     return save(small(), CNN_SPEC)
 
 
+class Exported(NamedTuple):
+    path: Path
+    checkpoint: str
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Path, str]]:
-    """The file of a format, and the checkpoint it was made of, with that test-time augmentation; made once."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+    """The file of a format, made once, each of a checkpoint with another test-time augmentation."""
 
     @functools.cache
-    def make(format: str, augmentation: str) -> tuple[Path, str]:
+    def make(format: str) -> Exported:
         folder = tmp_path_factory.mktemp("exported")
-        checkpoint = save(small(), CNN_SPEC, str(folder / "best.ckpt"), tta=augmentation)
-        return export(checkpoint, format), checkpoint
+        checkpoint = save(small(), CNN_SPEC, str(folder / "best.ckpt"), tta=AUGMENTATIONS[format])
+        with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+            path = export(checkpoint, format)
+        return Exported(path, checkpoint, printed.getvalue())
 
     return make
 
@@ -205,10 +211,9 @@ def left() -> list[str]:
 # Agreement
 
 
-@pytest.mark.parametrize("augmentation", ["none", "flip", "flip+shift"])
 @pytest.mark.parametrize("format", SUFFIXES)
-def test_it_says_what_the_checkpoint_says(exported: Any, format: str, augmentation: str) -> None:
-    path, checkpoint = exported(format, augmentation)
+def test_it_says_what_the_checkpoint_says(exported: Any, format: str) -> None:
+    path, checkpoint, _ = exported(format)
     assert path == Path(checkpoint).with_suffix(SUFFIXES[format])
     predictor = project.load(checkpoint, device="cpu")
     expected = predictor.probabilities(digits())
@@ -217,60 +222,52 @@ def test_it_says_what_the_checkpoint_says(exported: Any, format: str, augmentati
         found = use(path, digits()[:count])
         assert found.dtype == torch.float32 and found.shape == (count, 10)
         torch.testing.assert_close(found, expected[:count], atol=5e-6, rtol=0)
+    predictor.classifier.tta = "flip" if predictor.classifier.tta == "none" else "none"
+    assert (predictor.probabilities(digits()) - expected).abs().max() > 0.01
 
 
-def test_test_time_augmentation_makes_a_difference(exported: Any) -> None:
-    answers = [use(exported("onnx", augmentation)[0], digits()) for augmentation in ("none", "flip", "flip+shift")]
-    for first, second in ((0, 1), (1, 2), (0, 2)):
-        assert (answers[first] - answers[second]).abs().max() > 0.01
-
-
-@pytest.mark.parametrize(
-    ("kind", "format"),
-    [("compiled", "onnx"), ("compiled", "torch"), ("compiled", "safetensors"), ("contiguous", "onnx")],
-)
-def test_what_makes_a_network_fast_changes_nothing(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, kind: str, format: str
-) -> None:
+def test_a_compiled_network_is_exported_uncompiled(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any) -> Predictor:
         predictor = original(*args)
-        if kind == "compiled":
-            predictor.classifier.network.compile(backend="eager")  # without the minutes of a C++ compiler
-        else:
-            predictor.classifier.channels_last = False
-            predictor.classifier.network.to(memory_format=torch.contiguous_format)
+        predictor.classifier.network.compile(backend="eager")
         return predictor
 
     expected = project.load(checkpoint, device="cpu").probabilities(digits())
     original = predictor_module.load
     monkeypatch.setattr(predictor_module, "load", load)
-    path = export(checkpoint, format)
+    path = export(checkpoint, "torch", images=[str(folder_of(1))])
     torch.testing.assert_close(use(path, digits()), expected, atol=5e-6, rtol=0)
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
-def test_a_network_of_torchvision(format: str) -> None:
+def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A network of torchvision or timm, and its spec."""
     torch.manual_seed(0)
-    network = resnet18(num_classes=10)
-    spec = {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 10}}
-    checkpoint = save(awakened(network, network.fc), spec)
-    path = export(checkpoint, format)
-    expected = project.load(checkpoint, device="cpu").probabilities(digits()[:50])
-    torch.testing.assert_close(use(path, digits()[:50]), expected, atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("format", SUFFIXES)
-def test_a_network_of_timm(format: str) -> None:
+    if path == "torchvision.models.resnet18":
+        resnet = resnet18(num_classes=10)
+        return awakened(resnet, resnet.fc), {"class_path": path, "init_args": {"num_classes": 10}}
     timm = pytest.importorskip("timm")
-    arguments = {"model_name": "test_efficientnet", "num_classes": 10}
-    torch.manual_seed(0)
-    network = timm.create_model(**arguments)
-    init = {"init_args": {"model_name": "test_efficientnet"}, "dict_kwargs": {"num_classes": 10}}
-    checkpoint = save(awakened(network, network.classifier), {"class_path": "timm.create_model", **init})
+    network = timm.create_model("test_efficientnet", num_classes=10)
+    arguments = {"init_args": {"model_name": "test_efficientnet"}, "dict_kwargs": {"num_classes": 10}}
+    return awakened(network, network.classifier), {"class_path": path, **arguments}
+
+
+@pytest.mark.parametrize(
+    ("network", "format"),
+    [
+        ("timm.create_model", "torch"),
+        ("timm.create_model", "safetensors"),
+        pytest.param("timm.create_model", "onnx", marks=pytest.mark.slow),
+        pytest.param("torchvision.models.resnet18", "torch", marks=pytest.mark.slow),
+        pytest.param("torchvision.models.resnet18", "onnx", marks=pytest.mark.slow),
+    ],
+)
+def test_networks_of_torchvision_and_timm(network: str, format: str) -> None:
+    module, spec = theirs(network)
+    checkpoint = save(module, spec)
     path = export(checkpoint, format)
     expected = project.load(checkpoint, device="cpu").probabilities(digits()[:50])
     if format == "safetensors":
-        again = timm.create_model(**arguments).eval()
+        again, _ = theirs(network)
         again.load_state_dict(safetensors.torch.load_file(path))
         found = (again(normalized(digits()[:50])) / about(path)["temperature"]).softmax(1)
     else:
@@ -283,9 +280,9 @@ def test_a_network_of_timm(format: str) -> None:
 
 def about(path: Path) -> dict[str, Any]:
     if path.suffix == ".pt2":
-        files = {"litcnn.json": ""}
+        files = {"about.json": ""}
         torch.export.load(path, extra_files=files)
-        settings: dict[str, Any] = json.loads(files["litcnn.json"])
+        settings: dict[str, Any] = json.loads(files["about.json"])
         return settings
     if path.suffix == ".onnx":
         text = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -298,7 +295,7 @@ def about(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("format", SUFFIXES)
 def test_it_knows_what_it_is(exported: Any, format: str) -> None:
-    path, _ = exported(format, "flip")
+    path, _, printed = exported(format)
     assert about(path) == {
         "litengine": litengine.__version__,
         "torch": torch.__version__,
@@ -308,44 +305,46 @@ def test_it_knows_what_it_is(exported: Any, format: str) -> None:
         "image_size": 32,
         "mean": pytest.approx(MEAN),
         "std": pytest.approx(STD),
-        "tta": "flip",
+        "tta": AUGMENTATIONS[format],
         "temperature": 0.5,
         "network": CNN_SPEC,
     }
-    if format == "safetensors":
-        assert json.loads(Path(f"{path}.json").read_text()) == about(path)
+    first, second, third = printed.splitlines()
+    files = sorted(file for file in path.parent.iterdir() if file.name.startswith(path.name))
+    size = sum(file.stat().st_size for file in files) / 1e6
+    assert first.startswith(" and ".join(map(str, files)) + f": {size:.2f} MB, ")
+    assert {"onnx": "opset", "torch": "torch 2.", "safetensors": "tensors"}[format] in first
+    (difference,) = re.findall(
+        r"largest difference .*: ([\d.e+-]+) \(tolerance 0.0001\), on 64 random patterns", second
+    )
+    assert 0 <= float(difference) < 1e-5
+    assert f'"{path}"' in third and "docs/deploy.md" in third
 
 
 def test_the_onnx_graph_is_one_valid_file_from_uint8_images_of_any_number(exported: Any) -> None:
-    path, _ = exported("onnx", "flip+shift")
+    path = exported("onnx").path
     onnx.checker.check_model(str(path), full_check=True)
     graph = onnx.load(path, load_external_data=False).graph
-    shapes = {
-        value.name: (
-            value.type.tensor_type.elem_type,
-            [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim],
-        )
-        for value in (*graph.input, *graph.output)
-    }
-    assert shapes == {
-        "images": (onnx.TensorProto.UINT8, ["batch", 3, 32, 32]),
-        "probabilities": (onnx.TensorProto.FLOAT, ["batch", 10]),
-    }
+    (images,), (probabilities,) = ([value.type.tensor_type for value in side] for side in (graph.input, graph.output))
+    assert (images.elem_type, probabilities.elem_type) == (onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT)
+    assert [d.dim_param or d.dim_value for d in images.shape.dim] == ["batch", 3, 32, 32]
+    assert [d.dim_param or d.dim_value for d in probabilities.shape.dim] == ["batch", 10]
     assert not any(tensor.external_data for tensor in graph.initializer)
     assert sorted(file.name for file in path.parent.iterdir()) == ["best.ckpt", "best.onnx"]
 
 
 def test_no_image_is_left_in_a_program(exported: Any) -> None:
-    program = torch.export.load(exported("torch", "none")[0])
+    program = torch.export.load(exported("torch").path)
     (example,), _ = program.example_inputs
     assert example.shape == (2, 3, 32, 32) and not example.any()
 
 
-def test_safetensors_are_the_weights_alone(exported: Any) -> None:
-    path, _ = exported("safetensors", "none")
+def test_safetensors_are_the_weights_alone_with_their_settings_beside(exported: Any) -> None:
+    path = exported("safetensors").path
     weights, expected = safetensors.torch.load_file(path), small().state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], value) for name, value in expected.items())
+    assert json.loads(Path(f"{path}.json").read_text()) == about(path)
 
 
 @pytest.mark.parametrize("in_a_run", [True, False])
@@ -396,11 +395,9 @@ def test_on_no_images(checkpoint: str, images: list[str]) -> None:
 
 
 @pytest.mark.parametrize("older", [True, False])
-@pytest.mark.parametrize(
-    ("format", "change"), [("onnx", 1e-2), ("torch", 1e-2), ("safetensors", 1e-2), ("safetensors", float("nan"))]
-)
+@pytest.mark.parametrize("change", [1e-2, float("nan")])
 def test_a_file_with_other_weights_is_not_kept(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: float, format: str, older: bool
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: float, older: bool
 ) -> None:
     def tampered(format: str, classifier: ImageClassifier, *args: Any) -> str:
         with torch.no_grad():
@@ -408,15 +405,15 @@ def test_a_file_with_other_weights_is_not_kept(
         return original(format, classifier, *args)
 
     if older:
-        Path(f"best{SUFFIXES[format]}").write_text("older")
+        Path("best.safetensors").write_text("older")
     original = formats.write
     monkeypatch.setattr(formats, "write", tampered)
     before = left()
     with pytest.raises(ValueError, match="differs from the checkpoint by .*nothing was written"):
-        export(checkpoint, format)
+        export(checkpoint, "safetensors")
     assert left() == before and not any(path.is_dir() for path in Path().glob(".*"))
     if older:
-        assert Path(f"best{SUFFIXES[format]}").read_text() == "older"
+        assert Path("best.safetensors").read_text() == "older"
 
 
 @pytest.mark.parametrize(
@@ -459,7 +456,7 @@ def test_the_tolerance_decides(checkpoint: str) -> None:
     assert left() == ["best.ckpt"]
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch", "safetensors"])
 def test_a_full_disk(checkpoint: str, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
     def full(*args: Any, **options: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -520,7 +517,7 @@ def test_a_network_that_is_no_graph(
     assert not list(Path().glob("*.onnx")) and not list(Path().glob("*.pt2"))
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str) -> None:
     path = export(strange("Cond"), format, trust=["strange_networks"])
     dark, bright = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
@@ -529,16 +526,10 @@ def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str
         torch.testing.assert_close(use(path, images), predictor.probabilities(images))
 
 
-@pytest.mark.parametrize("name", ["Branches", "Loops"])
-def test_of_any_network_the_weights_can_be_written(strange: Callable[[str], str], name: str) -> None:
-    assert export(strange(name), "safetensors", trust=["strange_networks"]).is_file()
-
-
 def test_an_operator_that_onnx_lacks(strange: Callable[[str], str]) -> None:
     checkpoint = strange("Bessel")
     with pytest.raises(ValueError, match=r"^Bessel cannot be exported to onnx: .*bessel_j0.*\. Try --format torch$"):
         export(checkpoint, "onnx", trust=["strange_networks"])
-    assert export(checkpoint, "torch", trust=["strange_networks"]).is_file()
 
 
 def test_a_network_that_is_random_when_used(strange: Callable[[str], str]) -> None:
@@ -550,6 +541,8 @@ def test_weights_that_share_memory(strange: Callable[[str], str]) -> None:
     path = export(strange("Tied"), "safetensors", trust=["strange_networks"])
     weights = safetensors.torch.load_file(path)
     assert torch.equal(weights["head.weight"], weights["twin.weight"]) and len(weights) == 4
+    with pytest.raises(ValueError, match="--trust strange_networks"):  # a network of one's own
+        export("Tied.ckpt", "safetensors")
 
 
 def test_a_state_that_is_no_tensor(strange: Callable[[str], str]) -> None:
@@ -557,50 +550,31 @@ def test_a_state_that_is_no_tensor(strange: Callable[[str], str]) -> None:
         export(strange("Remembers"), "safetensors", trust=["strange_networks"])
 
 
-def test_a_network_of_ones_own_needs_trust(strange: Callable[[str], str]) -> None:
-    with pytest.raises(ValueError, match="--trust strange_networks"):
-        export(strange("Tied"), "safetensors")
-
-
 # What is asked for
 
 
-@pytest.mark.parametrize(
-    ("format", "missing"),
-    [("onnx", "onnx, onnxscript, onnxruntime"), ("onnx", "onnxscript"), ("safetensors", "safetensors")],
-)
-def test_missing_packages_are_named_before_anything_is_read(
-    monkeypatch: pytest.MonkeyPatch, format: str, missing: str
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr("litengine.export.find_spec", lambda name: None if name in missing.split(", ") else find(name))
-    message = re.escape(f'export to {format} needs {missing}: pip install -e ".[export]"')
+def test_missing_packages_are_named_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("litengine.export.find_spec", lambda name: None)
+    message = re.escape('export to onnx needs onnx, onnxscript, onnxruntime: pip install -e ".[export]"')
     with pytest.raises(ValueError, match=f"^{message}$"):
-        export("no such.ckpt", format)
+        export("no such.ckpt", "onnx")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"format": "pickle"}, r"format is 'pickle': onnx, torch, safetensors are there"),
-        ({"output": "a.pt2"}, r"--output a.pt2: with --format onnx .* \.onnx is needed; \.pt2 is --format torch$"),
-        ({"output": "a.bin"}, r"--output a.bin: with --format onnx a name that ends in \.onnx is needed$"),
-        ({"output": "folder"}, r"--output folder is a folder: name the file, such as folder/best.onnx"),
-        ({"output": "no/a.onnx"}, r"--output no/a.onnx: there is no folder no, make it first"),
+        ({"output": "a.pt2"}, r"output is a.pt2: the name must end .*\(onnx \.onnx, torch \.pt2, "),
+        ({"output": "folder"}, r"cannot write folder: it is a folder"),
+        ({"output": "no/a.onnx"}, r"cannot write no/a.onnx: there is no folder no"),
         ({"tolerance": -1.0}, r"tolerance is -1.0"),
         ({"tolerance": float("nan")}, r"tolerance is nan"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_read(options: dict[str, Any], message: str) -> None:
     Path("folder").mkdir()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, OSError), match=message):
         export("no such.ckpt", **options)
-
-
-def test_a_folder_that_may_not_be_written_to(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
-    with pytest.raises(ValueError, match=r"--output a.onnx: the folder \. may not be written to"):
-        export(checkpoint, output="a.onnx")
 
 
 @pytest.mark.parametrize("cut", [None, 5000])
@@ -612,30 +586,10 @@ def test_a_checkpoint_that_is_missing_or_damaged(checkpoint: str, cut: int | Non
     assert "best.onnx" not in left()
 
 
-@pytest.mark.parametrize("format", SUFFIXES)
-def test_it_prints_three_lines_and_nothing_else(
-    checkpoint: str, capfd: pytest.CaptureFixture[str], format: str
-) -> None:
-    path = export(checkpoint, format)
-    printed, chatter = capfd.readouterr()
-    first, second, third = printed.splitlines()
-    assert chatter == ""
-    files = [file for file in Path().iterdir() if file.name.startswith(path.name)]
-    size = sum(file.stat().st_size for file in files) / 1e6
-    assert first.startswith(" and ".join(sorted(file.name for file in files)) + f": {size:.2f} MB, ")
-    assert {"onnx": "opset", "torch": "torch 2.", "safetensors": "tensors"}[format] in first
-    difference = float(
-        re.findall(r"largest difference .*: ([\d.e+-]+) \(tolerance 0.0001\), on 64 random patterns", second)[0]
-    )
-    assert 0 <= difference < 1e-5
-    assert f'"{path.name}"' in third and "docs/deploy.md" in third
-
-
 def test_the_page_works(exported: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Every snippet of docs/deploy.md, on an image that has to be resized and cropped."""
     for format in SUFFIXES:
-        path, _ = exported(format, "none")
-        for file in path.parent.iterdir():
+        for file in exported(format).path.parent.glob(f"best{SUFFIXES[format]}*"):
             shutil.copy(file, ".")
     pixels = digits()[11].permute(1, 2, 0).numpy()
     Image.fromarray(np.ascontiguousarray(pixels)).resize((97, 75)).save("image.jpg")
@@ -644,9 +598,9 @@ def test_the_page_works(exported: Any, capsys: pytest.CaptureFixture[str]) -> No
     names: dict[str, Any] = {}
     for snippet in snippets:
         exec(snippet, names)
-    predictor = project.load("best.ckpt", device="cpu")
-    assert np.array_equal(names["read_image"]("image.jpg", 32)[0], predictor.prepare("image.jpg"))
-    expected = predictor.predict("image.jpg")
+    predictors = [project.load(exported(format).checkpoint, device="cpu") for format in SUFFIXES]
+    assert np.array_equal(names["read_image"]("image.jpg", 32)[0], predictors[0].prepare("image.jpg"))
     answers = [line.split() for line in capsys.readouterr().out.splitlines() if " " in line and line[1] == " "]
-    assert [label for label, _ in answers] == [expected.label] * 3
-    assert [float(number) for _, number in answers] == pytest.approx([expected.confidence] * 3, abs=1e-5)
+    for (label, confidence), predictor in zip(answers, predictors, strict=True):
+        expected = predictor.predict("image.jpg")
+        assert label == expected.label and float(confidence) == pytest.approx(expected.confidence, abs=1e-5)

@@ -208,7 +208,7 @@ def test_where_no_image_can_be_read_it_fails_and_says_why(capsys: pytest.Capture
         ({"output": "predictions"}, "output is predictions: a name that ends with"),
         ({"output": "gone/p.csv"}, "cannot write gone/p.csv: there is no folder gone"),
         ({"output": "best.ckpt/p.csv"}, "cannot write best.ckpt/p.csv: there is no folder"),
-        ({"output": "folder.csv"}, "output is folder.csv, which is a folder"),
+        ({"output": "folder.csv"}, "cannot write folder.csv: it is a folder"),
         ({"top_k": -1}, "top_k is -1: 0 or more is needed"),
         ({"batch_size": -1}, "batch_size is -1: 1 or more is needed"),
     ],

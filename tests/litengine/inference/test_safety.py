@@ -295,9 +295,9 @@ def circular() -> list[Any]:
         ({"model.network": {"class_path": "evil.Net"}}, "it may set name, seed_everything, model and data"),
         ({"trainer": {"callbacks": "evil.Net"}}, "the checkpoint sets trainer"),
         ({"config": "hidden"}, "the checkpoint sets config"),
-        ({"name": "../../elsewhere"}, "a plain name is needed"),
-        ({"name": ["a"]}, "a name or a number is needed"),
-        ({"seed_everything": {"class_path": "evil.Net"}}, "a name or a number is needed"),
+        ({"name": "../../elsewhere"}, "a plain name or a number is needed"),
+        ({"name": ["a"]}, "a plain name or a number is needed"),
+        ({"seed_everything": {"class_path": "evil.Net"}}, "a plain name or a number is needed"),
         (network(["evil", "Net"]), "is no full import path"),
         ({"model": {"network": {"init_args": {}}}}, "class_path is needed"),
         ({"model": {"network": {**spec(NETWORK), "__path__": "hidden"}}}, "class_path is needed"),
@@ -319,9 +319,7 @@ def circular() -> list[Any]:
 )
 def test_ways_around_are_closed(config: Any, said: str) -> None:
     Path("hidden").write_text("class_path: evil.Net")
-    start = time.monotonic()
     assert said in refused(config)
-    assert time.monotonic() - start < 2
 
 
 @pytest.mark.parametrize(
@@ -391,6 +389,8 @@ def test_what_a_dataset_does_by_default_is_switched_off() -> None:
     for name in ("SBU", "SEMEION"):  # they download by default
         config, _ = check_config(dataset(f"torchvision.datasets.{name}", root="data"), OWN)
         assert config["data"]["source"]["init_args"]["train"]["init_args"] == {"root": "data", "download": False}
+    slow: Config = {"model": {"compile": "max-autotune", "tta": "flip"}}
+    assert check_config(slow, OWN) == ({"model": {"tta": "flip"}}, ["model.compile"])
     many = {"data": {"source": spec("litengine.data.TorchDataset", train=None, num_workers=10**6)}}
     assert check_config(many, OWN)[0]["data"]["source"]["init_args"] == {"train": None}
 
@@ -454,9 +454,14 @@ def test_networks_that_started_from_weights_elsewhere_load_without_them(
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="/etc")}, ["source.init_args.cache_dir"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="../b")}, ["source.init_args.cache_dir"]),
         ({"source": spec("litengine.data.ImageFolder", root="a", cache_dir="data/cache")}, []),
+        ({"source": spec("litengine.data.ImageFolder", root="/")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.ImageFolder", root="up")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.CSV", table="a.csv", root="/proc/self")}, ["source.init_args.root"]),
+        ({"source": spec("litengine.data.ImageFolder", root=".")}, []),
     ],
 )
-def test_addresses_and_downloads_are_not_used(config: Config, ignored: list[str]) -> None:
+def test_addresses_downloads_and_endless_folders_are_not_used(config: Config, ignored: list[str]) -> None:
+    Path("up").symlink_to("..")
     checked, found = check_config({"data": config}, OWN)
     assert found == [f"data.{key}" for key in ignored]
     assert not any(word in str(checked) for word in ("evil", "True", "/etc", ".."))
