@@ -26,7 +26,7 @@ from litengine.data import Stream
 from litengine.data.sources import stream_writer
 
 FIT = [
-    "fit", *DIGITS, *NO_TRACKER, "--data.source", "litengine.data.Stream", "--data.source.root", "local:digits",
+    "fit", *DIGITS, *NO_TRACKER, "--data.source", "litengine.data.Stream",
     "--data.batch_size", "32", "--model.network.init_args.widths", "[8, 8]", "--trainer.max_epochs", "2",
     "--trainer.log_every_n_steps", "2", "--trainer.callbacks+", "processes.WaitAt", "--trainer.callbacks.step", "60",
     "--checkpoints.every_n_minutes", "0",
@@ -39,14 +39,15 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_end(monkeypatch: pytest.Monke
     with monkeypatch.context() as patch:
         patch.setattr(stream_writer, "SHARD_BYTES", 30 * 3 * 32 * 32)  # 44 shards
         main(["prepare", *DIGITS, "--to", "digits"])
+    fit = [*FIT, "--data.source.root", f"local:{Path('digits').absolute()}"]
     Path("waiting").touch()
-    main(FIT)
+    main(fit)
     expected = outcome(only_run())
     for path in ("runs", "data"):
         shutil.rmtree(path)
     Path("waiting").unlink()
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    program = subprocess.Popen([sys.executable, "-m", "litcnn", *FIT], env=env, text=True)
+    program = subprocess.Popen([sys.executable, "-m", "litcnn", *fit], env=env, text=True)
     wait_for(Path("waiting").exists, program)
     program.send_signal(signal.SIGKILL)
     program.wait()
