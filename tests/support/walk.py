@@ -156,6 +156,8 @@ class Walk:
             words = words[1:]
         if skipped(words):
             return
+        if "best.ckpt" in words and not Path("best.ckpt").exists():  # made by the README, or by no command of the page
+            main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
         if words[0] == "make":  # whether there is such a target; the suite itself was started by make
             subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
         elif words[0] == "cp":
@@ -169,8 +171,6 @@ class Walk:
 
     def run_verb(self, main: Callable[[list[str]], None], words: list[str]) -> None:
         verb, *rest = words
-        if "best.ckpt" in rest and not Path("best.ckpt").exists():  # the page does not say how it was made
-            main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
         for option, value in FEWER.items() if verb == "study" else ():
             if option in rest:
                 rest[rest.index(option) + 1] = value
