@@ -29,7 +29,7 @@ def as_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def together(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 120) -> list[Any]:
+def together(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 250) -> list[Any]:
     """What `function(*arguments)` returns in each of so many processes, by rank. It is called after a fork, so that it
     may be any function."""
     fork, port = multiprocessing.get_context("fork"), free_port()
