@@ -1,10 +1,9 @@
 """README.md: what it says to type works, in the order in which it says it."""
 
-import re
 from pathlib import Path
 
 import pytest
-from pages import ROOT, blocks
+from pages import blocks
 from walk import Walk, make_home, write_files
 
 
@@ -16,8 +15,3 @@ def test_every_command_and_every_block_of_code(tmp_path: Path, monkeypatch: pyte
     walk = Walk(monkeypatch)
     for block in blocks("README.md"):
         walk.run(block)
-
-
-def test_what_it_links_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text())
-    assert links and [link for link in links if not (ROOT / link).exists()] == []

@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ are no package: they import each other as a user's `python benchmarks/x.py` lets them."""
+"""The scripts of benchmarks/ are no package: they import each other as `python benchmarks/x.py` lets them."""
 
 import logging
 import sys
@@ -15,12 +15,3 @@ def quiet_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "0")
     for name in ("lightning.pytorch", "lightning.fabric"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.getLogger(name).level)
-
-
-@pytest.fixture
-def page(tmp_path: Path) -> Path:
-    """A Markdown page with a place for one table, called `here`, between others."""
-    page = tmp_path / "page.md"
-    marker = "<!-- written by benchmarks/{} -->\nold\n<!-- end -->\n"
-    page.write_text("# Title\n" + marker.format("before") + "text\n" + marker.format("here") + marker.format("after"))
-    return page

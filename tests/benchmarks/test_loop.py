@@ -36,11 +36,6 @@ def test_the_bare_loop_ends_with_the_same_weights_as_the_program(args: list[str]
     assert not different
 
 
-def test_the_bare_loop_refuses_what_it_does_not_do() -> None:
-    with pytest.raises(ValueError, match="neither accumulates"):
-        Bare([*WHITENED, "--trainer.accumulate_grad_batches", "2"], Watch(1))
-
-
 def test_the_watch_counts_the_steps_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock: Any = iter([10.0, 13.0, 23.0, 24.0])  # start, warm, last, end
     monkeypatch.setattr("loop._now", lambda: next(clock))

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,15 +15,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
+from processes import free_port
+from program import refusal
 
 import litcnn
-from litcnn.__main__ import main
 from litengine.data import Digits
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-CONFIGS = Path(__file__).parents[2] / "configs"
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -50,13 +49,8 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two epochs on the digits."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("fit"))
-        no_tracker = ["--config", str(CONFIGS / "with/no_tracker.yaml")]
-        main(["fit", "--config", str(CONFIGS / "digits.yaml"), *no_tracker, "--trainer.max_epochs", "2"])
-        return Path("best.ckpt").resolve()
+def checkpoint(home: Path) -> Path:
+    return (home / "best.ckpt").resolve()
 
 
 class Program(NamedTuple):
@@ -67,24 +61,10 @@ class Program(NamedTuple):
     url: str
     place: Path
 
-    def temporary(self) -> list[Path]:
-        """Its temporary files."""
-        return [path for path in (self.place / "tmp").rglob("*") if path.is_file()]
-
-    def hosts(self) -> set[str]:
-        """What it looked for or connected to."""
-        return set((self.place / "hosts").read_text().split())
-
-
-def hear_signals() -> None:
-    """Also where the tests run in the background of a shell, which has them ignored."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
 
 @contextmanager
 def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
-    """The program, from its start until it was stopped; with a proxy in its environment that is not there."""
+    """The program, from its start until it was stopped; its environment has a proxy that does not exist."""
     for folder in ("tmp", "cwd", "site", "home"):
         (place / folder).mkdir(parents=True)
     (place / "site" / "sitecustomize.py").write_text(LISTEN_IN)
@@ -92,7 +72,7 @@ def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
     environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"} | {
         "TMPDIR": str(place / "tmp"),
         "HOME": str(place / "home"),
-        "PYTHONPATH": os.pathsep.join([str(place / "site"), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(place / "site"), *sys.path]),
         "HOSTS": str(place / "hosts"),
         **proxies,
     }
@@ -103,7 +83,8 @@ def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=hear_signals,
+        # also if the tests run in the background of a shell, which ignores them
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)],
     )
     assert process.stdout is not None
     printed: list[str] = []
@@ -117,7 +98,9 @@ def started(checkpoint: Path, place: Path, *options: str) -> Iterator[Program]:
         rest = threading.Thread(target=lambda: printed.extend(process.stdout or ()), daemon=True)
         rest.start()
         yield Program(process, printed, printed[-1].split()[0], place)
-        rest.join(30)
+        rest.join(60)
+        assert list((place / "tmp").iterdir()) == list((place / "cwd").iterdir()) == []  # nothing is left
+        assert set((place / "hosts").read_text().split()) == {"127.0.0.1"} or "--host" in options  # it asked nobody
     finally:
         process.kill()
         process.wait()
@@ -138,6 +121,7 @@ def program(checkpoint: Path, examples: Path, tmp_path_factory: pytest.TempPathF
     with started(checkpoint, tmp_path_factory.mktemp("demo"), "--images", str(examples)) as program:
         yield program
         program.process.terminate()
+        assert program.process.wait(60) == 128 + signal.SIGTERM
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +163,7 @@ def page(browser: Any, program: Program) -> Iterator[Any]:
 
 @pytest.fixture
 def drawing(tmp_path: Path) -> Path:
-    """A photograph, so to say, of a seven: a test image, larger and not square."""
+    """A seven of the test images, larger and not square."""
     images, labels, *_ = Digits().load("test")
     seven = np.moveaxis(images[labels == 7][1].numpy(), 0, 2)
     path = tmp_path / "my drawing.png"
@@ -203,24 +187,10 @@ def read(page: Any, checkpoint: Path, path: Path) -> str:
     return label
 
 
-def test_choose_a_file(page: Any, checkpoint: Path, drawing: Path) -> None:
-    assert page.title() == "digits"
-    assert page.inner_text("h1") == "digits"
+def test_an_image_is_classified(page: Any, checkpoint: Path, drawing: Path) -> None:
+    assert page.title() == page.inner_text("h1") == "digits"
     assert "32x32 pixels · 10 classes: 0, 1, 2" in page.inner_text(".demo-head")
     page.set_input_files("input[type=file]", drawing)
-    assert read(page, checkpoint, drawing) == "7"
-
-
-def test_drop_a_file(page: Any, checkpoint: Path, drawing: Path) -> None:
-    transfer = page.evaluate_handle(
-        """async ([bytes, name]) => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
-            return transfer;
-        }""",
-        [list(drawing.read_bytes()), drawing.name],
-    )
-    page.dispatch_event(".demo-upload button[aria-dropeffect]", "drop", {"dataTransfer": transfer})
     assert read(page, checkpoint, drawing) == "7"
 
 
@@ -243,20 +213,19 @@ def test_choose_an_example(page: Any, checkpoint: Path, examples: Path) -> None:
     read(page, checkpoint, examples / "1.png")
 
 
-@pytest.mark.parametrize("kind", ["text", "bomb", "large"])
-def test_a_bad_file_is_told_and_the_next_is_taken(
-    page: Any, kind: str, checkpoint: Path, drawing: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"no image at all", "bad.png: is not an image of a known format"), (bytes(11 * 2**20), "10.0 Mb")],
+    ids=["text", "large"],
+)
+def test_after_a_bad_file_the_next_is_taken(
+    page: Any, content: bytes, message: str, checkpoint: Path, drawing: Path, tmp_path: Path
 ) -> None:
-    bad = tmp_path / "bad.png"
-    if kind == "bomb":
-        Image.new("1", (20_000, 20_000)).save(bad)
-    else:
-        bad.write_bytes(b"no image at all" if kind == "text" else bytes(11 * 2**20))
-    page.set_input_files("input[type=file]", bad)
-    said = page.get_by_test_id("toast-body")
-    said.wait_for()
-    wanted = {"text": "bad.png: is not an image of a known format", "bomb": "pixels", "large": "10.0 Mb"}
-    assert wanted[kind] in said.inner_text() and "Traceback" not in page.inner_text("body")
+    (tmp_path / "bad.png").write_bytes(content)
+    page.set_input_files("input[type=file]", tmp_path / "bad.png")
+    toast = page.get_by_test_id("toast-body")
+    toast.wait_for()
+    assert message in toast.inner_text() and "Traceback" not in page.inner_text("body")
     page.get_by_text("Drop Image Here").wait_for()
     page.set_input_files("input[type=file]", drawing)
     assert read(page, checkpoint, drawing) == "7"
@@ -264,66 +233,43 @@ def test_a_bad_file_is_told_and_the_next_is_taken(
 
 def test_on_a_phone(browser: Any, program: Program, checkpoint: Path, drawing: Path) -> None:
     phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    parts = (
+        ".demo-upload",
+        ".demo-classes",
+        ".demo-picture >> nth=0",
+        ".demo-picture >> nth=1",
+    )
     with opened(browser, program, **phone) as page:
         page.set_input_files("input[type=file]", drawing)
         read(page, checkpoint, drawing)
         assert page.evaluate("document.documentElement.scrollWidth") == 390
-        upload, classes, seen, speaks = (
-            page.locator(which).bounding_box()
-            for which in (
-                ".demo-upload",
-                ".demo-classes",
-                ".demo-picture >> nth=0",
-                ".demo-picture >> nth=1",
-            )
-        )
-        assert upload["y"] < classes["y"] < seen["y"] == speaks["y"]
-        assert seen["x"] + seen["width"] < speaks["x"] < speaks["x"] + speaks["width"] < 390
-        assert classes["y"] < 844  # the answer is seen without scrolling
+        upload, classes, left, right = (page.locator(part).bounding_box() for part in parts)
+        assert upload["y"] < classes["y"] < left["y"] == right["y"]
+        assert left["x"] + left["width"] < right["x"] < right["x"] + right["width"] < 390
+        assert classes["y"] < 844  # the answer is visible without scrolling
 
 
-def test_the_program_asked_nobody(page: Any, program: Program, checkpoint: Path, drawing: Path) -> None:
-    page.set_input_files("input[type=file]", drawing)
-    read(page, checkpoint, drawing)
-    assert program.hosts() == {"127.0.0.1"}
-
-
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_stopping_leaves_nothing(name: str, checkpoint: Path, drawing: Path, tmp_path: Path) -> None:
-    number = getattr(signal, name)
-    with started(checkpoint, tmp_path / "demo") as program:
-        upload(program, drawing)
-        assert [path.name for path in program.temporary() if path.suffix == ".png" and "drawing" in path.name]
-        program.process.send_signal(number)
-        assert program.process.wait(30) == 128 + number
-    assert list((program.place / "tmp").iterdir()) == []
-    assert list((program.place / "cwd").iterdir()) == []
-    assert not [path for path in program.place.rglob("*") if "drawing" in path.name]
-    assert len(program.printed) == 2  # the model, and where it is
-    assert program.hosts() == {"127.0.0.1"}
-
-
-def upload(program: Program, path: Path) -> None:
+def test_a_stopped_demo_leaves_nothing(checkpoint: Path, drawing: Path, tmp_path: Path) -> None:
     import httpx
 
-    answer = httpx.post(
-        f"{program.url}gradio_api/upload", files={"files": (path.name, path.read_bytes())}, trust_env=False
-    )
-    assert answer.status_code == 200
+    with started(checkpoint, tmp_path / "demo") as program:
+        files = {"files": (drawing.name, drawing.read_bytes())}
+        httpx.post(f"{program.url}gradio_api/upload", files=files, trust_env=False).raise_for_status()
+        temporary = [path.name for path in (program.place / "tmp").rglob("*.png")]
+        assert [name for name in temporary if "drawing" in name]
+        program.process.send_signal(signal.SIGINT)
+        assert program.process.wait(60) == 128 + signal.SIGINT
+    assert not [path for path in program.place.rglob("*") if "drawing" in path.name]
+    assert len(program.printed) == 2  # the model, and the address
 
 
-def test_who_else_sees_it_is_said_and_a_busy_port_too(
+def test_a_public_host_is_warned_about_and_a_busy_port_refused(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
+    port = str(free_port())
     with started(checkpoint, tmp_path / "demo", "--host", "0.0.0.0", "--port", port) as program:
-        with pytest.raises(SystemExit) as stopped:
-            main(["demo", "--ckpt_path", str(checkpoint), "--port", port])
-        assert stopped.value.code == 2
-        error = f"error: cannot listen at 127.0.0.1, port {port}: Address already in use. Give another --host or --port"
-        assert capsys.readouterr().err.strip() == error
+        error = refusal(capsys, "demo", "--ckpt_path", str(checkpoint), "--port", port)
+        assert f"cannot listen at 127.0.0.1, port {port}: Address already in use. Give another --host or" in error
         program.process.send_signal(signal.SIGHUP)  # the terminal was closed
-        assert program.process.wait(30) == 129
+        assert program.process.wait(60) == 128 + signal.SIGHUP
     assert "".join(program.printed).count("warning: everyone") == 1
-    assert list((program.place / "tmp").iterdir()) == []

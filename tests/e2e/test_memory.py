@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program import NO_TRACKER
 
 from litengine.data import ImageFolder
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 IMAGES, SIZE = 3200, 512
 LIMIT = 800 * 2**20  # a fit has some 550 MiB to itself
 POOLED = """
@@ -73,8 +73,8 @@ def test_a_folder_of_three_times_the_memory_is_trained_on(monkeypatch: pytest.Mo
 
     Path("pooled.py").write_text(POOLED)
     fit = [
-        "fit", "--config", str(CONFIGS / "with/no_tracker.yaml"), "--data.source", "litengine.data.ImageFolder",
-        "--data.source.root", "pictures", "--data.source.image_size", str(SIZE), "--data.source.test_fraction", "0",
+        "fit", *NO_TRACKER, "--data.source", "litengine.data.ImageFolder", "--data.source.root", "pictures",
+        "--data.source.image_size", str(SIZE), "--data.source.test_fraction", "0",
         "--data.batch_size", "8", "--data.mean", "[0.5, 0.5, 0.5]", "--data.std", "[0.25, 0.25, 0.25]",
         "--model.network", "pooled.Pooled", "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1",
         "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false", "--trainer.precision", "32-true",

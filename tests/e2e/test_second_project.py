@@ -2,8 +2,7 @@
 
 import csv
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -85,10 +84,8 @@ def test_it_trains_resumes_tests_and_predicts(tmp_path: Path, monkeypatch: pytes
     classes = ("second_project.Model", "second_project.Data")
     short = ["--trainer.max_epochs", "2", "--trainer.logger", "false"]
     fit = ["fit", *short, "--model.lr", "0.1", "--checkpoints.monitor", "val/f1"]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "litengine", *classes, *fit]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True)
-
+    monkeypatch.setattr(sys, "argv", ["litengine", *classes, *fit])
+    runpy.run_module("litengine", run_name="__main__")  # python -m litengine
     main(*classes, ["fit", "--resume", "last", "--trainer.max_epochs", "6"])
     (run,) = Path("runs").glob("*/*")
     assert torch.load(run / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 5

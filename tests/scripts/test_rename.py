@@ -22,15 +22,13 @@ FILES = {
     "LICENSE": f"Copyright of {TITLE}\n",
     "README.md": f"# {TITLE}\r\n\r\n`{OLD} fit`, my_{OLD}, {OLD}-runs, {OLD}s\r\n",
     "pyproject.toml": f'name = "{OLD}"\n{OLD} = "{OLD}.__main__:main"\n',
-    "requirements.txt": "scikit-learn==1.9.1\ntorch==2.15.0 ; python_full_version >= '3.11'\n",
-    "configs/a.yaml": f"class_path: {OLD}.networks.CNN\n",
+    "requirements.txt": "scikit-learn==1.9.1\n",
     "docs/studies.md": f"{TITLE} of the engine\n",
     "notes.ipynb": f'{{"source": "import torch\\nfrom {OLD} import load"}}\n',
     f"src/{OLD}/__init__.py": INIT,
     f"src/{OLD}/net.py": f"from {OLD} import FORMER_NAMES\n\n\ndef predict(images, *, flags): ...\n",
     "src/litengine/module.py": f'"""Names {OLD}."""\n',
     f"tests/{OLD}/test_net.py": f"import {OLD}\n",
-    "tests/litengine/test_module.py": f"import {OLD}\n",
 }
 PICTURE = b"\x89PNG\r\n\xff " + OLD.encode()
 
@@ -46,21 +44,17 @@ def commit(folder: Path) -> None:
     git(folder, "commit", "--quiet", "--message", "A step")
 
 
-def rename(project: Path, *arguments: str, python: Path | str = sys.executable, **env: str) -> tuple[int, str]:
+def rename(project: Path, name: str, **env: str) -> tuple[int, str]:
     """The exit code, and what was printed."""
-    command = [str(python), str(project / SCRIPT), *arguments]
-    process = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, str(project / SCRIPT), name]
+    process = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True)
     return process.returncode, process.stdout + process.stderr
 
 
-def contents(project: Path) -> dict[str, bytes]:
-    files = (path for path in project.rglob("*") if path.is_file())
-    made = {".git", ".ruff_cache"}
-    return {str(file.relative_to(project)): file.read_bytes() for file in files if not made & {*file.parts}}
-
-
 def texts(project: Path) -> dict[str, str]:
-    return {path: text.decode() for path, text in contents(project).items() if path not in ("a.png", SCRIPT)}
+    paths = {str(path.relative_to(project)) for path in project.rglob("*") if path.is_file()}
+    own = (path for path in paths - {"a.png", SCRIPT} if not {".git", ".ruff_cache"} & {*Path(path).parts})
+    return {path: (project / path).read_bytes().decode() for path in own}
 
 
 @pytest.fixture
@@ -81,59 +75,41 @@ def test_the_project_gets_the_name_and_the_engine_keeps_every_byte(project: Path
     (project / f"src/{OLD}.egg-info").mkdir()
     code, printed = rename(project, "my_flowers")
     assert code == 0, printed
-    assert texts(project) == {
-        "LICENSE": FILES["LICENSE"],
+    kept = ("LICENSE", "requirements.txt", "docs/studies.md", "src/litengine/module.py")
+    assert texts(project) == {path: FILES[path] for path in kept} | {
         ".gitignore": ".ruff_cache\n*.egg-info\n",
         "README.md": f"# MyFlowers\r\n\r\n`my_flowers fit`, my_{OLD}, my_flowers-runs, {OLD}s\r\n",
         "pyproject.toml": 'name = "my_flowers"\nmy_flowers = "my_flowers.__main__:main"\n',
-        "requirements.txt": FILES["requirements.txt"],
-        "configs/a.yaml": "class_path: my_flowers.networks.CNN\n",
-        "docs/studies.md": FILES["docs/studies.md"],
         "notes.ipynb": '{"source": "import torch\\nfrom my_flowers import load"}\n',
         "src/my_flowers/__init__.py": INIT.replace(TITLE, "MyFlowers").replace("()", f'("{OLD}",)'),
         "src/my_flowers/net.py": FILES[f"src/{OLD}/net.py"].replace(OLD, "my_flowers"),
-        "src/litengine/module.py": FILES["src/litengine/module.py"],
         "tests/my_flowers/test_net.py": "import my_flowers\n",
-        "tests/litengine/test_module.py": FILES["tests/litengine/test_module.py"],
     }
     assert (project / "a.png").read_bytes() == PICTURE
     assert not (project / f"src/{OLD}").exists() and not (project / f"src/{OLD}.egg-info").exists()
     assert all(line[1] == " " for line in git(project, "status", "--porcelain").splitlines())  # all staged
 
 
-@pytest.mark.parametrize(
-    ("names", "former"), [(("one", "two_b"), (OLD, "one")), (("one", "two_b", "one"), (OLD, "two_b"))]
-)
-def test_a_second_rename_remembers_both_names(project: Path, names: tuple[str, ...], former: tuple[str, ...]) -> None:
-    for name in names:
+def test_a_second_rename_remembers_both_names(project: Path) -> None:
+    for name in ("one", "two_b", "one"):
         code, printed = rename(project, name)
         assert code == 0, printed
         git(project, "commit", "--quiet", "--message", name)
     written: dict[str, Any] = {}
-    exec((project / f"src/{names[-1]}/__init__.py").read_text(), written)
-    assert written["FORMER_NAMES"] == former
+    exec((project / "src/one/__init__.py").read_text(), written)
+    assert written["FORMER_NAMES"] == (OLD, "two_b")
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
         ("my-project", "letters, digits and single underscores.* such as my_project"),
-        ("MyProject", "lower-case letters.* such as myproject"),
         ("2cats", "begin with a letter, such as cats"),
         ("größe", "lower-case letters"),
-        ("", "is not a package name.* such as my_project"),
-        ("class", "a word of Python"),
         ("match", "a word of Python"),
-        ("list", "a word of Python"),
-        (OLD, "a file or folder of this project"),
         ("litengine", "a file or folder of this project"),
-        ("runs", "a file or folder of this project"),
-        ("docs", "a file or folder of this project"),
-        ("net", "a file or folder of this project"),
         ("json", "a package that is installed"),
         ("scikit_learn", "a package that is installed or that this project needs"),
-        ("pytest", "a package that is installed"),
-        ("images", rf"is used in src/{OLD}/net\.py"),
         ("predict", rf"is used in src/{OLD}/net\.py"),
     ],
 )
@@ -153,34 +129,7 @@ def test_what_git_could_not_restore_is_refused(project: Path) -> None:
     git(project, "init", "--quiet")
     code, printed = rename(project, "my_flowers")
     assert code == 1 and "is not committed: git init" in printed
-    assert contents(project).items() >= {path: text.encode() for path, text in FILES.items()}.items()
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "reason"),
-    [
-        ("main.py", "def f(:\n  (", "main.py is not Python .*: correct it first"),
-        (f"src/{OLD}/__init__.py", "", r"lacks the line .*: add FORMER_NAMES = \(\)"),
-    ],
-)
-def test_code_that_it_cannot_change_is_named(project: Path, path: str, text: str, reason: str) -> None:
-    (project / path).write_text(text)
-    commit(project)
-    code, printed = rename(project, "my_flowers")
-    assert code == 1 and re.search(reason, printed), printed
-    assert not git(project, "status", "--porcelain")
-
-
-def test_it_needs_git_but_not_ruff(project: Path, tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    python = programs / "python"
-    python.symlink_to(os.path.realpath(sys.executable))
-    code, printed = rename(project, "my_flowers", python=python, PATH=str(programs))
-    assert code == 1 and "git is needed" in printed
-    (programs / "git").symlink_to(str(shutil.which("git")))
-    code, printed = rename(project, "my_flowers", python=python, PATH=str(programs))
-    assert code == 0 and "ruff is not installed" in printed
+    assert texts(project).items() >= FILES.items()
 
 
 def copy_of_this_project(folder: Path) -> None:
@@ -216,7 +165,7 @@ def test_this_project_and_its_older_runs_work_under_two_new_names(tmp_path: Path
     engine = of_engine(clone)
     assert {path.partition("/")[0] for path in engine} == {"src", "tests", "docs"}
 
-    for step, name in enumerate(("flower_net", "second_name")):
+    for name in ("flower_net", "second_name"):
         code, printed = rename(clone, name)
         assert code == 0, printed
         git(clone, "commit", "--quiet", "--message", name)
@@ -225,8 +174,8 @@ def test_this_project_and_its_older_runs_work_under_two_new_names(tmp_path: Path
         left = {path for path in own if re.search(rf"\b{OLD}\b", (clone / path).read_bytes().decode(errors="replace"))}
         assert {path for path in left if not path.endswith(".png")} == {f"src/{name}/__init__.py"}
         run("-m", "ruff", "check", ".")
-        run("main.py", "test", "--ckpt_path", "best.ckpt")
-        run("main.py", "fit", "--resume", "last", "--trainer.max_epochs", str(step + 2))
-        run("-c", f"import {name}; {name}.load('best.ckpt')")
+    run("-c", "import second_name; second_name.load('best.ckpt')")
+    run("main.py", "test", "--ckpt_path", "best.ckpt")
+    run("main.py", "fit", "--resume", "last", "--trainer.max_epochs", "2")
     samples = ("second_name/networks", "litengine/optim", "litengine/test_views.py", "litengine/test_architecture.py")
     run("-m", "pytest", "-n", "0", "-m", "not slow", *(f"tests/{sample}" for sample in samples))

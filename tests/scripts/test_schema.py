@@ -1,9 +1,8 @@
-"""The schema of the configs says yes where the program does, and where a config is wrong, says where."""
+"""The schema accepts what the program accepts, and names the place of a mistake."""
 
 import json
 import re
 from copy import deepcopy
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from jsonschema.exceptions import best_match
 from schema import GROUPS, ParserOfFit, config_schema
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {ROOT / "configs/sweep.yaml"})  # which is W&B's
+CONFIGS = sorted({*(ROOT / "configs").rglob("*.yaml")} - {ROOT / "configs/sweep.yaml"})  # a file of W&B
 SCHEMA = json.loads((ROOT / "configs/schema.json").read_text())
 
 
@@ -30,12 +29,11 @@ def complaint(config: Any) -> str | None:
 
 def test_the_file_is_what_is_made(made: dict[str, Any]) -> None:
     Draft7Validator.check_schema(SCHEMA)
-    if made["$comment"] == SCHEMA["$comment"]:  # of the same versions
+    if made["$comment"] == SCHEMA["$comment"]:  # the same versions of the libraries
         assert made == SCHEMA, "make schema"
     for group in GROUPS:
         if group != "trainer":
             assert made["properties"][group] == SCHEMA["properties"][group], "make schema"
-    assert f"lightning {version('lightning')}" in made["$comment"]
 
 
 def test_every_setting_of_fit_is_in_it(made: dict[str, Any]) -> None:
@@ -44,8 +42,6 @@ def test_every_setting_of_fit_is_in_it(made: dict[str, Any]) -> None:
     for group in GROUPS:
         properties = made["properties"][group]["properties"]
         assert {name for name in properties if not name.endswith("+")} == settings[group].keys()
-    assert {"callbacks+", "logger+"} <= made["properties"]["trainer"]["properties"].keys()
-    assert "callbacks" in made["properties"]["trainer"]["properties"]["callbacks+"]["description"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -57,23 +53,15 @@ def test_every_config_follows_it(path: Path) -> None:
     ("place", "value", "expected"),
     [
         ("modle", {}, r"\$: .*modle"),
-        ("trainer.max_epoch", 1, r"\$.trainer: .*max_epoch"),
         ("trainer.max_epochs", "many", r"\$.trainer.max_epochs: .*integer"),
-        ("trainer.precision", "16mixed", r"\$.trainer.precision: "),
         ("model.tta", "flop", r"\$.model.tta: 'flop' is not one of \['none', 'flip', 'flip\+shift'\]"),
-        ("model.network.init_arg", {}, r"\$.model.network: .*init_arg"),
         ("model.network.init_args", {"depht": 1}, r"\$.model.network.init_args: .*depht"),
         ("model.optimizer.init_args.lr", "fast", r"\$.model.optimizer.init_args.lr: 'fast' is not of type 'number'"),
-        ("model.lr_scheduler.init_args.warmpu", 0.1, r"\$.model.lr_scheduler.init_args: .*warmpu"),
-        ("model.compile", 1, r"\$.model.compile: .*boolean"),
         ("data.augment.0.init_args.mode", "mirror", r"\$.data.augment\[0\].init_args.mode: 'mirror' is not one of"),
-        ("data.source.init_args", {"rooot": "data"}, r"\$.data.source.init_args: .*rooot"),
         ("data.seed", 1, r"\$.data: .*seed"),  # it follows seed_everything
-        ("numerics.on_nan", "best", r"\$.numerics.on_nan: 'best' is not one of \['stop', 'skip'\]"),
-        ("trust", "my_networks", r"\$.trust: .*array"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(place: str, value: Any, expected: str) -> None:
+def test_a_mistake_is_named_with_its_place(place: str, value: Any, expected: str) -> None:
     config = deepcopy(yaml.safe_load((ROOT / "configs/resnet.yaml").read_text()))
     *path, last = place.split(".")
     inner = config
@@ -89,32 +77,22 @@ def test_what_is_wrong_is_told_with_its_place(place: str, value: Any, expected: 
         {"model": {"network": "torchvision.models.resnet18"}},
         {"model": {"network": {"class_path": "my_networks.Net", "init_args": {"anything": 1}}}},
         {"model": {"network": {"init_args": {"hidden": 1}}, "lr_scheduler": None}},  # over a config that names it
-        {"trainer": {"logger": False, "devices": [0, 1], "callbacks+": []}},
-        {
-            "trainer": {
-                "logger": [{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "."}}]
-            }
-        },
-        {"trainer": {"max_time": "00:01:00:00", "limit_train_batches": 0.5}, "seed_everything": 3},
-        {"model": {"parameter_groups": {"norms": {"lr": 0.1}}}},
+        {"trainer": {"logger": False, "devices": [0, 1], "callbacks+": [], "max_time": "00:01:00:00"}},
         {},
     ],
 )
-def test_what_is_right_passes(config: dict[str, Any]) -> None:
+def test_a_valid_config_passes(config: dict[str, Any]) -> None:
     assert complaint(config) is None
 
 
-def test_classes_come_with_their_own_arguments_and_words(made: dict[str, Any]) -> None:
-    conditions = made["definitions"]["Source"]["allOf"]
+def test_classes_come_with_their_own_arguments(made: dict[str, Any]) -> None:
     arguments = {
         condition["if"]["properties"]["class_path"]["const"]: condition["then"]["properties"]["init_args"]["properties"]
-        for condition in conditions
+        for condition in (*made["definitions"]["Source"]["allOf"], *made["definitions"]["Optimizer"]["allOf"])
     }
     assert {"root", "image_size"} <= arguments["litengine.data.ImageFolder"].keys()
     assert "image_size" not in arguments["litengine.data.CIFAR10"]
     assert arguments["litengine.data.ImageFolder"]["root"]["description"]
-    optimizers = made["definitions"]["Optimizer"]
-    assert {"torch.optim.Adam", "litengine.optim.Muon"} <= set(optimizers["examples"])
-    adam = optimizers["allOf"][optimizers["examples"].index("torch.optim.Adam")]["then"]["properties"]["init_args"]
-    assert adam["properties"]["lr"]["type"] == "number" and adam["properties"]["lr"]["default"] == 0.001
-    assert "params" not in adam["properties"]  # the program gives them
+    adam = arguments["torch.optim.Adam"]
+    assert adam["lr"]["type"] == "number" and adam["lr"]["default"] == 0.001
+    assert "params" not in adam and "litengine.optim.Muon" in arguments

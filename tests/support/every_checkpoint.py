@@ -40,22 +40,28 @@ def with_callback(name: str, **arguments: Any) -> list[str]:
     return ["--trainer.callbacks+", f"{STOCK}.{name}", *given]
 
 
-# Recipes by what they try, each a command line of `fit`
+COSINE = ["--config", str(CONFIGS / "with/cosine.yaml")]
+ONE_CYCLE = ["--config", str(CONFIGS / "with/one_cycle.yaml")]
+ACCUMULATED = ["--trainer.accumulate_grad_batches", "2"]
+EVERY_3 = ["--trainer.val_check_interval", "3"]
+ACROSS_EPOCHS = [*EVERY_3, "--trainer.check_val_every_n_epoch", "null"]
+EMA = with_callback("EMAWeightAveraging")
+MAX_STEPS = ["--trainer.max_steps", "12"]
+
+# What each tries: the options of its fit
 EXACT = {
     "ReduceLROnPlateau": [*ARTICLE, "--model.lr_scheduler.init_args.patience", "0"],
-    "cosine": [*ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml")],
-    "OneCycle": [*ARTICLE, "--config", str(CONFIGS / "with/one_cycle.yaml")],
-    "accumulation": [*ARTICLE, "--trainer.accumulate_grad_batches", "2"],
+    "cosine": [*ARTICLE, *COSINE],
+    "OneCycle": [*ARTICLE, *ONE_CYCLE],
+    "accumulation": [*ARTICLE, *ACCUMULATED],
     "CutMix": [*ARTICLE, "--model.mixing", "torchvision.transforms.v2.CutMix"],
     "fast.yaml": ["--config", str(CONFIGS / "fast.yaml"), *SHORT],
     "validation twice an epoch": [*ARTICLE, *TWICE],
-    "validation every 3 batches, across epochs": [
-        *ARTICLE, "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
-    ],
+    "validation every 3 batches, across epochs": [*ARTICLE, *ACROSS_EPOCHS],
     "validation every 2 epochs": [*ARTICLE, "--trainer.check_val_every_n_epoch", "2"],
-    "accumulation, validation twice": [*ARTICLE, *TWICE, "--trainer.accumulate_grad_batches", "2"],
-    "EMA": [*ARTICLE, *with_callback("EMAWeightAveraging")],
-    "EMA, validation twice": [*ARTICLE, *TWICE, *with_callback("EMAWeightAveraging")],
+    "accumulation, validation twice": [*ARTICLE, *TWICE, *ACCUMULATED],
+    "EMA": [*ARTICLE, *EMA],
+    "EMA, validation twice": [*ARTICLE, *TWICE, *EMA],
     "ModelCheckpoint, validation twice": [
         *ARTICLE, *TWICE, *with_callback("ModelCheckpoint", monitor="val/loss", save_top_k=2),
     ],
@@ -67,26 +73,14 @@ EXACT = {
         *ARTICLE, *with_callback("GradientAccumulationScheduler", scheduling='{"1": 2, "2": 3}'),
     ],
     "BaseFinetuning": [*ARTICLE, "--trainer.callbacks+", "every_checkpoint.UnfreezeLater"],
-    "max_steps, validation every 3 batches": [
-        *ARTICLE, "--trainer.max_epochs", "-1", "--trainer.max_steps", "12",
-        "--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null",
-    ],
-    "cosine, max_epochs null": [
-        *ARTICLE, "--config", str(CONFIGS / "with/cosine.yaml"), "--trainer.max_epochs", "null",
-        "--trainer.max_steps", "12",
-    ],
+    "max_steps, validation every 3 batches": [*ARTICLE, "--trainer.max_epochs", "-1", *MAX_STEPS, *ACROSS_EPOCHS],
+    "cosine, max_epochs null": [*ARTICLE, *COSINE, "--trainer.max_epochs", "null", *MAX_STEPS],
 }  # fmt: skip
 # Refused before the first step
 REFUSED = {
     "StochasticWeightAveraging": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001, device="cpu")],
     "ModelCheckpoint every 2 steps": [*ARTICLE, *with_callback("ModelCheckpoint", every_n_train_steps=2)],
-    "validation inside an accumulation": [
-        *ARTICLE,
-        "--trainer.val_check_interval",
-        "3",
-        "--trainer.accumulate_grad_batches",
-        "2",
-    ],
+    "validation inside an accumulation": [*ARTICLE, *EVERY_3, *ACCUMULATED],
     "validation by the clock": [*ARTICLE, "--trainer.val_check_interval", "00:00:00:01"],
     "a value that cannot be written": [*ARTICLE, *with_callback("StochasticWeightAveraging", swa_lrs=0.001)],
 }

@@ -5,8 +5,10 @@ import os
 import queue
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback  # imported here, and not in each process
@@ -27,7 +29,7 @@ def as_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def together(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 120) -> list[Any]:
+def together(size: int, function: Callable[..., Any], *arguments: Any, seconds: float = 250) -> list[Any]:
     """What `function(*arguments)` returns in each of so many processes, by rank. It is called after a fork, so that it
     may be any function."""
     fork, port = multiprocessing.get_context("fork"), free_port()
@@ -68,3 +70,20 @@ class StopAfter(Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.step - 1 and trainer.global_rank == trainer.world_size - 1:
             os.kill(os.getpid(), self.number)
+
+
+class WaitAt(Callback):
+    """Makes a file `waiting` before a step of a fit, and waits for a signal or a file `go`: a test can injure the fit.
+
+    The first process waits, once in a folder: a resumed fit does not. The others wait for its gradients.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.step and trainer.is_global_zero and not Path("waiting").exists():
+            Path("waiting").touch()
+            (stop,) = (each for each in trainer.callbacks if type(each).__name__ == "StopOnSignal")
+            while not stop._received and not Path("go").exists():
+                time.sleep(0.02)

@@ -12,6 +12,7 @@ from pathlib import Path
 from processes import free_port
 
 PROGRAMS = ("sbatch", "srun", "scontrol", "sinfo", "scancel", "slurmctld", "slurmd", "munged")
+SHOW = ["sinfo", "-h", "-o", "%T"]
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -58,7 +59,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
     files = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "log", "seed")]
     commands = (
-        # --force: the folders above may be closed to other users, who are not asked to come
+        # --force: the folders above may be closed to other users
         ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *files],
         ["slurmctld", "-D", "-f", str(configuration)],
         ["slurmd", "-D", "-f", str(configuration)],
@@ -68,18 +69,12 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
         for command in commands:
             with (folder / f"{command[0]}.out").open("wb") as log:
                 daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-        wait_for_idle(environment)
+        end = time.monotonic() + 120
+        while subprocess.run(SHOW, env=environment, capture_output=True, text=True).stdout.strip() != "idle":
+            assert time.monotonic() < end, "SLURM's node did not become idle within 2 minutes"
+            time.sleep(0.5)
         yield environment
     finally:
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait(30)
-
-
-def wait_for_idle(environment: dict[str, str]) -> None:
-    for _ in range(60):
-        node = subprocess.run(["sinfo", "-h", "-o", "%T"], env=environment, capture_output=True, text=True)
-        if node.stdout.strip() == "idle":
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"SLURM's node did not become idle within 30 s: {node.stdout}{node.stderr}")

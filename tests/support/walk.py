@@ -1,7 +1,7 @@
-"""Runs the code of a page as a reader would who begins at its top: files are written, commands are run, in one folder.
+"""Runs the code of a page from its top, in one folder: writes its files, runs its commands.
 
-What a test cannot do stands in the tables below, with the reason, and nothing else is left out: a new command or block
-is run from the day it is written, or fails until it has a line here.
+The tables below list what a test cannot do, with the reason. Everything else is run: a new command or block fails until
+it works, or has a line here.
 """
 
 import os
@@ -9,8 +9,9 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from pages import ROOT, Block, blocks, commands, pages
 from PIL import Image
 from project_for_tests import main
 
+from litengine import cli
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
 S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
-# Commands that are not run, by their first words; of several that fit, the longest counts.
+# Commands that are not run, by their first words; the longest match counts.
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
     "python main.py fit --config configs/images.yaml --data.source litengine.data.Stream": S3,
@@ -80,19 +82,25 @@ class Interrupted(Callback):
 
 
 def make_home(home: Path) -> None:
-    """The folder that a reader is in: a copy of the repository as far as the pages name it, and pictures of his own."""
+    """The working directory of a reader: the configs of the repository, and pictures."""
     shutil.copytree(ROOT / "configs", home / "configs")
     arrays = Digits().load("train")
     assert arrays is not None
-    table = ["file,label,split"]
+    table = ["path,label,split,group"]
     for index in (arrays.labels < 3).nonzero().flatten()[:60].tolist():
         name = ("cat", "dog", "hen")[int(arrays.labels[index])]
         picture = Image.fromarray(np.ascontiguousarray(arrays.images[index].permute(1, 2, 0).numpy()))
         for root in ("path/to/images", "data/images"):
             (home / root / name).mkdir(parents=True, exist_ok=True)
             picture.resize((70, 66)).save(home / root / name / f"{index}.png")
-        table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'}")
+        table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'},{index}")
     (home / "path/to/table.csv").write_text("\n".join(table))
+    test = Digits().load("test")
+    assert test is not None
+    parts = {"train": arrays, "test": test}
+    of_numpy = {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy() for split, part in parts.items()}
+    labels = {f"{split}_labels": part.labels.numpy() for split, part in parts.items()}
+    np.savez(home / "path/to/digits.npz", **of_numpy, **labels, class_names=[str(digit) for digit in range(10)])
     (home / "folder").mkdir()
     for name in ("cat.jpg", "a.png", "b.png", "folder/c.png"):
         picture.save(home / name)
@@ -127,7 +135,7 @@ class Walk:
             self.fit_with(block)
         else:
             for words in (words for words in commands(block) if words not in but):
-                with told(f"{block.page}:{block.line} {shlex.join(words)}"):
+                with named(f"{block.page}:{block.line} {shlex.join(words)}"):
                     self.run_command(words)
 
     def fit_with(self, block: Block) -> None:
@@ -135,7 +143,7 @@ class Walk:
         path.write_text(block.text)
         parsed_only = any(words in block.text for words in ONLY_PARSED)
         command = ["fit", "--config", str(path), *SMALL["fit"], *["--print_config"] * parsed_only]
-        with told(str(block)):
+        with named(str(block)):
             if parsed_only:
                 with pytest.raises(SystemExit, match="^0$"):
                     main(command)
@@ -149,17 +157,21 @@ class Walk:
             words = words[1:]
         if skipped(words):
             return
-        if words[0] == "make":  # is there such a target? It is what the suite itself was started by
+        if "best.ckpt" in words and not Path("best.ckpt").exists():  # made by the README, or by no command of the page
+            main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
+        if words[0] == "make":  # whether there is such a target; the suite itself was started by make
             subprocess.run([*words, "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True)
+        elif words[0] == "cp":
+            shutil.copy(*words[1:])
         elif words[:2] == ["python", "main.py"]:
-            self.run_verb(words[2:])
+            self.run_verb(main, words[2:])
+        elif words[:3] == ["python", "-m", "litengine"]:
+            self.run_verb(partial(cli.main, *words[3:5]), words[5:])
         else:
             raise AssertionError("neither a command of the program nor in tests/support/walk.py")
 
-    def run_verb(self, words: list[str]) -> None:
+    def run_verb(self, main: Callable[[list[str]], None], words: list[str]) -> None:
         verb, *rest = words
-        if "best.ckpt" in rest and not Path("best.ckpt").exists():  # the page does not say how it was made
-            main(["fit", "--config", "configs/digits.yaml", *SMALL["fit"]])
         for option, value in FEWER.items() if verb == "study" else ():
             if option in rest:
                 rest[rest.index(option) + 1] = value
@@ -201,11 +213,9 @@ def interrupt(wanted: str) -> None:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
-    """Says which piece of which page it was that failed."""
+def named(what: str) -> Iterator[None]:
+    """Names the command or block of the page that failed."""
     try:
         yield
-    except SystemExit as error:
-        raise AssertionError(f"{what}: exit code {error.code}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
