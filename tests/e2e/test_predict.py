@@ -120,9 +120,9 @@ def test_ctrl_c_ends_all_processes_and_leaves_nothing(here: Path, tmp_path: Path
     options = ["--ckpt_path", "best.ckpt", "--images", str(folder), "--output", str(tmp_path / "p.csv")]
     command = [sys.executable, "-m", "litcnn", "predict", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
-        wait_for(lambda: decoding(program.pid), program)
-        workers = decoding(program.pid)
+        wait_for(lambda: len(decoding(program.pid)) > 1, program)
         time.sleep(1)
+        workers = decoding(program.pid)
         for pid in (program.pid, *workers):  # as a terminal does: to the whole group
             os.kill(pid, signal.SIGINT)
         _, error = program.communicate(timeout=60)
@@ -134,8 +134,7 @@ def test_ctrl_c_ends_all_processes_and_leaves_nothing(here: Path, tmp_path: Path
 
 
 def decoding(pid: int) -> list[int]:
-    """The processes that decode images for a process."""
-    children = [
-        int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
-    ]
-    return [child for child in children if b"pixels.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The processes that a process has started to decode images."""
+    children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    pids = [int(child) for each in children for child in each]
+    return [child for child in pids if b"predict" in Path(f"/proc/{child}/cmdline").read_bytes()]
