@@ -17,7 +17,7 @@ from litengine.training.run_directory import disown, own, read_state
 
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
 OPTIONS = [*ARTICLE, "--trainer.callbacks+", "processes.WaitAt", "--trainer.callbacks.step", "8"]  # of 5 an epoch
-QUICK = ("ReduceLROnPlateau", "fast.yaml")  # schedules that move once an epoch, and at every step
+QUICK = ("ReduceLROnPlateau",)
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(r, marks=[pytest.mark.slow] * (r not in QUICK)) for r in EXACT])

@@ -64,7 +64,7 @@ def test_hyper_parameters_which_lightning_would_import_are_refused(
     [
         ("loops", 3, "the checkpoint cannot be restored: TypeError"),
         ("loops", {"fit_loop": {"epoch_progress": {"total": {"ready": "x"}}}}, "a counter in its loops is 'x'"),
-        ("train_sums", "x", "the checkpoint cannot be restored: AttributeError"),
+        ("train_sums", "x", "the checkpoint cannot be restored: IndexError"),
         ("callbacks", {"Checkpoints": 3}, "the checkpoint cannot be restored: TypeError"),
         ("data", {"class_names": ["a"], "mean": ["a", "b", "c"]}, "its mean is ['a', 'b', 'c']"),
     ],

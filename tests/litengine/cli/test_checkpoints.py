@@ -11,7 +11,7 @@ from PIL import Image
 from project_for_tests import ImageClassifier, load, main
 
 from litengine.data import Digits
-from litengine.training.rate_test import fix_schedule
+from litengine.training.rate_test import RateRangeTest
 
 TINY = ["--model.network.widths", "[4]", "--model.network.hidden", "8", "--trainer.logger", "false"]
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "3", "--trainer.limit_val_batches", "1"]
@@ -73,7 +73,7 @@ def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
 
 def test_tune_takes_the_schedule_out_whatever_the_project_calls_it() -> None:
     model = ImageClassifier(torch.nn.Linear(2, 2), lr_scheduler=lambda optimizer: pytest.fail("a schedule was made"))
-    fix_schedule(model)
+    RateRangeTest(10, 1e-4, 1.0).setup(None, model, "fit")
     assert isinstance(model.configure_optimizers(), torch.optim.Adam)
 
 

@@ -51,8 +51,8 @@ class Payload:
 # Writing
 
 
-def in_a_process(run: Callable[[], None], kill_after: float | None = None) -> int:
-    """Runs it in a process of its own, killed after some seconds where given; its exit code, or minus the signal."""
+def in_a_process(run: Callable[[], None], kill_at: Callable[[], bool] | None = None) -> int:
+    """Runs it in its own process, which is killed as soon as `kill_at` is true; its exit code, or minus the signal."""
     process = os.fork()
     if process == 0:
         try:
@@ -60,8 +60,9 @@ def in_a_process(run: Callable[[], None], kill_after: float | None = None) -> in
             os._exit(0)
         finally:
             os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if kill_at is not None:
+        while not kill_at():
+            time.sleep(1e-4)
         os.kill(process, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
@@ -116,16 +117,13 @@ def test_kill_between_any_two_calls_leaves_the_old_or_the_new_last(
 def test_kill_while_a_large_file_is_written() -> None:
     save(content(1), LAST)
     large = content(2, numbers=10_000_000)  # 40 MB
-    seconds = -time.monotonic()
-    torch.save(large, "large")
-    seconds += time.monotonic()
-    left_over = 0
-    for share in (0.3, 0.7):
-        assert in_a_process(lambda: [save(large, LAST) for _ in range(100)], share * seconds) == -signal.SIGKILL
-        left_over += Path("c/.last.ckpt.partial").is_file()
-        step = read(LAST)["global_step"]
-        assert same(read(LAST), content(1) if step == 1 else large)
-    assert left_over  # it was in the middle of a write
+    unfinished = Path("c/.last.ckpt.partial")
+    for size in (1, 10_000_000):  # bytes that are written when the kill comes
+        killed = in_a_process(
+            lambda: save(large, LAST), lambda size=size: unfinished.is_file() and unfinished.stat().st_size >= size
+        )
+        assert killed == -signal.SIGKILL and 0 < unfinished.stat().st_size < 40_000_000
+        assert same(read(LAST), content(1))
     save(content(3), LAST)
     assert files() == ["last.ckpt", "previous.ckpt"] and same(read(LAST), content(3))
 
