@@ -7,8 +7,8 @@ import platform
 import sys
 import time
 from datetime import date
-from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from sklearn.datasets import load_sample_image
@@ -17,7 +17,6 @@ from torchvision.transforms import v2
 
 from litcnn import augment
 from litengine.data import Augment, Draw
-from litengine.report import pictures
 
 BATCH = 512
 SHOWN = 7  # images of a row, after the original
@@ -64,12 +63,14 @@ def main(target: str | None = None) -> None:
         print(f"| `{name}` | {float(f'{images_per_second(change, images):.2g}'):,.0f} |", flush=True)
     if target:
         original = photograph(64)
-        rows, titles = [], []
-        for name, change in AUGMENTS.items():
-            rows += [original, *change(original.expand(SHOWN, 3, 64, 64).contiguous(), draw(SHOWN))]
-            titles += [name.rpartition(".")[2], *[""] * SHOWN]
-        figure = pictures.image_grid(torch.stack(rows), titles, SHOWN + 1)
-        Path(target).write_bytes(pictures.png(figure, dpi=80))
+        figure, axes = plt.subplots(len(AUGMENTS), 1 + SHOWN, figsize=(9, 9), layout="constrained")
+        for (name, change), row in zip(AUGMENTS.items(), axes, strict=True):
+            changed = change(original.expand(SHOWN, 3, 64, 64).contiguous(), draw(SHOWN))
+            row[0].set_title(name.rpartition(".")[2], loc="left", fontsize=9)
+            for axis, image in zip(row, [original, *changed], strict=True):
+                axis.imshow(image.permute(1, 2, 0))
+                axis.axis("off")
+        figure.savefig(target, dpi=80)
 
 
 if __name__ == "__main__":
