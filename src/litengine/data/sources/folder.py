@@ -75,7 +75,7 @@ class ImageFolder(Source):
             raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose a number from 0 to 1.")
         self.root = self.origin = Path(root).expanduser()
         self.image_size = image_size
-        self.test_fraction = test_fraction
+        self.test_fraction = float(test_fraction)  # 0 and 0.0 have one cache
         self.skip_damaged = skip_damaged
         self.cache_dir = Path(cache_dir).expanduser()
         self.reading = Reading(fit, interpolation, grey_max)
