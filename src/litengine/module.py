@@ -191,7 +191,7 @@ class ClassifierModule(LightningModule):
         if not isinstance(data, ClassificationData):
             raise ValueError(f"{type(self).__name__} needs the classes of the data: pass a data module of the project")
         self.class_names = data.class_names
-        self.image_shape = data.image_shape
+        self.image_shape, self.reading = data.image_shape, data.source.reading
         if stage == "fit":
             self.class_counts = data.class_counts().tolist()
         if stage == "fit" or data.mean is not None:
@@ -329,7 +329,7 @@ class ClassifierModule(LightningModule):
             "tta": self.tta,
             "channels_last": self.normalize.channels_last,
         }
-        if reading := self.trainer.datamodule.source.reading.facts():  # type: ignore[attr-defined]
+        if reading := self.reading.facts():
             checkpoint["data"]["reading"] = reading
         checkpoint["train_sums"] = self._tallies["train"].sums()  # the epoch may be unfinished
         checkpoint["rate"] = self._rate  # best.ckpt is written before the epoch's record

@@ -18,8 +18,8 @@ SHORT = [
     "--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[8, 8]",
     "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
-ARTICLE = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16",
-           "--model.optimizer.init_args.lr", "0.01"]  # fmt: skip
+CNN = ["--config", str(CONFIGS / "cnn.yaml"), *SHORT, "--model.network.init_args.hidden", "16"]
+ARTICLE = [*CNN, "--model.optimizer.init_args.lr", "0.01"]
 STOCK = "lightning.pytorch.callbacks"
 TWICE = ["--trainer.val_check_interval", "0.4"]  # after 2 and 4 of 5 batches
 
@@ -52,7 +52,7 @@ MAX_STEPS = ["--trainer.max_steps", "12"]
 EXACT = {
     "ReduceLROnPlateau": [*ARTICLE, "--model.lr_scheduler.init_args.patience", "0"],
     "cosine": [*ARTICLE, *COSINE],
-    "OneCycle": [*ARTICLE, *ONE_CYCLE],
+    "OneCycle": [*CNN, *ONE_CYCLE],
     "accumulation": [*ARTICLE, *ACCUMULATED],
     "CutMix": [*ARTICLE, "--model.mixing", "torchvision.transforms.v2.CutMix"],
     "fast.yaml": ["--config", str(CONFIGS / "fast.yaml"), *SHORT],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from project_for_tests import main
+from project_for_tests import PACKAGE, main
 
 from litengine.cli import errors
 
@@ -29,7 +29,7 @@ MISTAKES = [
     ("fit --config my.yaml", f"{STOP}ping\n    init_args:\n      montor: x\n", "my.yaml:5: unknown key", "monitor?"),
     ("fit --trainer.max_epochs many", "", "--trainer.max_epochs is many: Expected a int"),
     ("fit --config my.yaml", f"{SGD}lr: high\n", "my.yaml:5: model.optimizer.init_args.lr is high: Expected a float"),
-    ("fit --model.network litcnn.networks.CNNN", "", "did you mean litcnn.networks.CNN?"),
+    (f"fit --model.network {PACKAGE}.networks.CNNN", "", f"did you mean {PACKAGE}.networks.CNN?"),
     ("fit --config my.yaml", f"{STOP}ing\n", "my.yaml:3: trainer.callbacks", "callbacks.EarlyStopping?"),
     ("fit --model.network torch.optim.SGD", "", "torch.optim.SGD does not correspond to a subclass of Module"),
     ("fit --data.source litengine.data.ImageFolder", "", "the following arguments are required: root"),

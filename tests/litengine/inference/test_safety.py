@@ -18,9 +18,9 @@ import timm
 import torch
 import torchvision
 import yaml
+from project_for_tests import CNN, DATA, MODEL, PACKAGE
 from torch import nn
 
-from litcnn.networks import CNN
 from litengine import project
 from litengine.data import Augment, Source
 from litengine.inference.predictor import load
@@ -28,8 +28,8 @@ from litengine.inference.safe_config import check_config, read_config
 from litengine.network import build_network
 
 CONFIGS = sorted(Path(__file__).parents[3].glob("configs/**/*.yaml"))
-NETWORK = "litcnn.networks.CNN"
-OWN = ("litcnn",)
+NETWORK = f"{PACKAGE}.networks.CNN"
+OWN = (PACKAGE,)
 TORCHVISION = torchvision.models.list_models(module=torchvision.models)
 TIMM = timm.list_models()
 MODELS = {*TORCHVISION, *TIMM, "create_model", "get_model"}
@@ -39,7 +39,7 @@ Config = dict[str, Any]
 @pytest.fixture(autouse=True)
 def evil(monkeypatch: pytest.MonkeyPatch) -> None:
     """The project of the repository, and a module in the working directory that runs code when it is imported."""
-    monkeypatch.setattr(project, "_paths", ("litcnn.model.ImageClassifier", "litcnn.data.ImageData"))
+    monkeypatch.setattr(project, "_paths", (MODEL, DATA))
     Path("evil.py").write_text(
         "open('RAN', 'w').close()\nimport functools, os\nfrom torch import nn\n"
         "class Net(nn.Identity): ...\ndef make(): return Net()\ndef path() -> str: ...\n"
@@ -122,10 +122,10 @@ timm.utils torchmetrics torchmetrics.classification torchmetrics.functional torc
 lightning.pytorch.callbacks lightning.pytorch.cli lightning.pytorch.loggers lightning.pytorch.utilities
 litengine.cli litengine.cli.errors litengine.data litengine.data.sources.cache litengine.data.sources.decode
 litengine.data.sources.download litengine.files litengine.optim litengine.project litengine.inference.predictor
-litengine.study litengine.training litengine.training.checkpoint_files litcnn litcnn.networks litcnn.model
-litcnn.data os posix subprocess shutil builtins functools operator importlib pickle runpy socket ctypes code
+litengine.study litengine.training litengine.training.checkpoint_files PACKAGE PACKAGE.networks PACKAGE.model
+PACKAGE.data os posix subprocess shutil builtins functools operator importlib pickle runpy socket ctypes code
 pathlib types jsonargparse yaml numpy
-"""
+""".replace("PACKAGE", PACKAGE)
 FIXED = """
 evil.Net evil.make evil.partial evil.instance torch.os.system torch.nn.modules.module.functools.partial
 torch.nn.Linear.forward torch.nn.ReLU.__init__ torch.nn.utils.stateless.functional_call
@@ -135,9 +135,9 @@ torchvision.models.list_models torchvision.datasets.LSUN torchvision.datasets.Im
 torchvision.models.feature_extraction.DualGraphModule timm.models.FeatureGraphNet timm.models.GraphExtractNet
 timm.models._hub.load_state_dict_from_hf
 timm.models._factory.load_checkpoint timm.models.load_checkpoint litengine.data.np.load
-litengine.data.sources.pixels.Image.open litcnn.load litcnn.__main__.main
+litengine.data.sources.pixels.Image.open PACKAGE.load PACKAGE.__main__.main
 lightning.pytorch.cli.instantiate_class torch.classes.load_library torch.ops.load_library
-"""
+""".replace("PACKAGE", PACKAGE)
 
 
 def public_callables() -> Iterator[tuple[str, Any]]:
@@ -256,7 +256,7 @@ FOREIGN = {
     "torch.nn.utils.stateless.functional_call": "which is no",
     "torchvision.datasets.LSUN": "is no public part of a network",
     "torchvision.transforms.v2.Lambda": "",
-    "litcnn.__main__.main": "is no full import path",
+    f"{PACKAGE}.__main__.main": "is no full import path",
     "evil": "is no full import path",
 }
 
@@ -311,7 +311,7 @@ def circular() -> list[Any]:
         (network("torchvision.models.get_model", name="maskrcnn_resnet50_fpn"), "which torchvision does not have"),
         (network("torchvision.models.detection.maskrcnn_resnet50_fpn"), "which is no Module"),
         (network("torch.optim.Adam"), "torch.optim.Adam, which is no Module"),
-        (network("litcnn.load"), "litcnn.load, which is no Module"),
+        (network(f"{PACKAGE}.load"), f"{PACKAGE}.load, which is no Module"),
         (network(NETWORK, activation="torchvision.models.resnet18"), "which is no Module"),
         ({"model": {"optimizer": spec("torch.nn.Linear")}}, "which is no Optimizer"),
         ({"data": {"source": spec("torchvision.datasets.FakeData")}}, "which is no Source"),
