@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from litengine import project
 from litengine.files import relative
-from litengine.inference.safe_config import read_config
+from litengine.inference.safe_config import check_size, read_config
 from litengine.loggers import Wandb
 from litengine.terminal import print_line
 from litengine.training import run_directory
@@ -81,8 +81,9 @@ def _config_of(directory: Path) -> Any:
     path = directory / run_directory.CONFIG
     try:
         recorded = yaml.safe_load(path.read_text("utf-8"))
+        check_size(recorded)  # aliases make many values of a few
         recorded["trainer"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(
             f"{relative(path)} is missing or damaged ({str(error).partition(chr(10))[0]}): give its settings once more "
             f"in a new run that begins with --ckpt_path {relative(directory)}/checkpoints/last.ckpt"

@@ -121,7 +121,7 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     """
     if not isinstance(config, Mapping):
         raise ValueError("the config in the checkpoint holds no settings")
-    _check_size(config)
+    check_size(config)
     checker = _Checker(trusted)
     owners: dict[str, Any] = {"model": project.model_class, "data": project.data_class}
     checked: dict[str, Any] = {}
@@ -152,15 +152,15 @@ def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
         raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
-    _check_size([content["config"], content["data"]])
+    check_size([content["config"], content["data"]])
     if not isinstance(content["config"], Mapping):
         raise ValueError("the config in the checkpoint holds no settings")
     content["config"] = project.renamed(content["config"], trusted)
     return content
 
 
-def _check_size(config: Any) -> None:
-    """A list may stand in itself, or many times in another: a walk through it would not end."""
+def check_size(config: Any) -> None:
+    """Raises ValueError if a list stands in itself, or many times in another: a walk through it would not end."""
     values, left = [(config, 0)], MOST_VALUES
     while values:
         value, depth = values.pop()
