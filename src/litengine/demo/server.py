@@ -6,7 +6,7 @@ import socket
 from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from litengine.demo.page import EXAMPLES
@@ -190,12 +190,16 @@ def _again(body: bytes, receive: "Receive") -> "Receive":
 
 
 def _names_a_remote_file(body: bytes) -> bool:
-    def search(content: Any) -> bool:
-        if isinstance(content, dict):
-            return "://" in str(content.get("path")) or any(map(search, content.values()))
-        return isinstance(content, list) and any(map(search, content))
-
     try:
-        return search(json.loads(body))
+        left = [json.loads(body)]
     except (ValueError, RecursionError):
         return False  # Gradio cannot read it either
+    while left:  # no recursion: what JSON holds may be too deep for it
+        value = left.pop()
+        if isinstance(value, dict):
+            if isinstance(path := value.get("path"), str) and "://" in path:
+                return True
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+    return False
