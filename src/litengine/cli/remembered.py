@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 from argparse import ArgumentParser
 from dataclasses import asdict
@@ -15,7 +16,7 @@ from litengine import project
 from litengine.data.sources.pixels import Reading
 from litengine.files import relative
 from litengine.inference.predictor import checkpoints_in
-from litengine.inference.safe_config import read_config
+from litengine.inference.safe_config import check_size, read_config
 from litengine.loggers import Wandb
 from litengine.terminal import print_line
 from litengine.training import run_directory
@@ -45,7 +46,7 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
         remembered = read_config(paths[0], [project.package(), *given.trust])
         if verb != "fit":
             directory = run_directory.run_dir_of(paths[0]) if len(paths) == 1 else None
-            remembered["trainer"] = {"logger": _tracker_of(directory) if directory else False}
+            remembered["trainer"] = {"logger": tracker_of(directory) if directory else False}
         if given.images:  # all of a folder of class folders, in the size of the checkpoint's images, read as those were
             facts = read(paths[0])["data"]
             source = {"root": given.images, "test_fraction": 1, "image_size": facts["image_shape"][1]}
@@ -80,8 +81,9 @@ def _config_of(directory: Path) -> Any:
     path = directory / run_directory.CONFIG
     try:
         recorded = yaml.safe_load(path.read_text("utf-8"))
+        check_size(recorded)  # aliases make many values of a few
         recorded["trainer"]
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(
             f"{relative(path)} is missing or damaged ({str(error).partition(chr(10))[0]}): give its settings once more "
             f"in a new run that begins with --ckpt_path {relative(directory)}/checkpoints/last.ckpt"
@@ -89,7 +91,7 @@ def _config_of(directory: Path) -> Any:
     return project.renamed(recorded, [project.package()])
 
 
-def _tracker_of(directory: Path) -> Any:
+def tracker_of(directory: Path) -> Any:
     """The W&B logger with which a test continues the run of its checkpoint; False if there is none.
 
     Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
@@ -101,6 +103,8 @@ def _tracker_of(directory: Path) -> Any:
     for logger in ours:
         settings = logger.get("init_args") or {}
         logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
+        if not re.fullmatch(r"[\w-]+", logger["init_args"].get("id", "")):
+            logger["init_args"].pop("id", None)
         where = {key: settings[key] for key in ("project", "entity", "mode") if key in settings}
         if ignored := [f"{key} {value}" for key, value in where.items() if value != usual[key].default]:
             config = relative(directory / run_directory.CONFIG)

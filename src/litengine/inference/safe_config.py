@@ -126,7 +126,7 @@ def check_config(config: Any, trusted: Sequence[str] = ()) -> tuple[dict[str, An
     Raises:
         ValueError: naming the key, what stands there, and how to allow it.
     """
-    _check_size(config)
+    check_size(config)
     checker = _Checker(trusted)
     checked: dict[str, Any] = {}
     for key, value in config.items():
@@ -177,8 +177,8 @@ def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any
     content = checkpoint_files.read(os.fspath(path))
     if "hyper_parameters" in content:  # Lightning would import what they name, unchecked
         raise ValueError(f"{path} carries hyper_parameters: it is not a checkpoint of this project")
-    _check_size(content["config"])
-    _check_size(content["data"])
+    check_size(content["config"])
+    check_size(content["data"])
     content["config"] = project.renamed(content["config"], trusted)
     return content
 
@@ -194,8 +194,8 @@ def _check_counters(loops: Any) -> None:
             raise ValueError(f"a counter in its loops is {textwrap.shorten(repr(value), 80)}")
 
 
-def _check_size(config: Any) -> None:
-    """A list may stand in itself, or many times in another: a walk through it would not end."""
+def check_size(config: Any) -> None:
+    """Raises ValueError if a list stands in itself, or many times in another: a walk through it would not end."""
     if not isinstance(config, Mapping):
         raise ValueError("the config in the checkpoint holds no settings")
     values: list[tuple[Any, int]] = [(config, 0)]

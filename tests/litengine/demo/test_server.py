@@ -96,6 +96,8 @@ def test_other_requests_are_small() -> None:
 def test_the_server_is_not_made_to_download(path: str) -> None:
     body = f'{{"data": [[{{"path": "{path}", "meta": {{"_type": "gradio.FileData"}}}}]]}}'.encode()
     assert ask("POST", "/gradio_api/queue/join", body)[::2] == (403, None)
+    deep = b'{"before": %s, "data": %s}' % (b"[" * 800 + b"]" * 800, body)
+    assert ask("POST", "/gradio_api/queue/join", deep)[::2] == (403, None)
     status, headers, arrived = ask("GET", "/gradio_api/file=http://192.0.2.1/a.png")
     assert (status, arrived) == (403, None)
     assert b"content-security-policy" in headers

@@ -117,6 +117,8 @@ def read_table(path: Path) -> list[Row]:
         OSError: if it cannot be read.
         ValueError: for missing columns, empty cells, unknown splits, repeated paths, or a group in two splits.
     """
+    if path.exists() and not path.is_file():  # a FIFO or device may have no end
+        raise OSError(f"cannot read the table {path}: it is no file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

@@ -1,4 +1,5 @@
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,13 @@ def test_what_is_wrong_with_a_table_is_refused(content, reason):
         source("table.csv")
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         source("none.csv")
+
+
+def test_a_table_without_end_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
+        with pytest.raises(OSError, match="it is no file"):
+            CSV(str(path)).load("train")
 
 
 def test_too_few_groups_for_the_folds_are_refused():

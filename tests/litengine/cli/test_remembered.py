@@ -1,0 +1,40 @@
+"""What is taken from the config.yaml beside a stranger's checkpoint."""
+
+from pathlib import Path
+
+import pytest
+from project_for_tests import DATA, MODEL
+
+from litengine import project
+from litengine.cli.remembered import tracker_of
+
+LOGGER = "trainer: {logger: [{class_path: litengine.loggers.Wandb, init_args: {%s}}]}"
+
+
+@pytest.fixture(autouse=True)
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(project, "_paths", (MODEL, DATA))
+
+
+def test_name_and_id_of_the_tracker_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(LOGGER % "name: a, id: b, project: c, dir: d")
+    assert tracker_of(tmp_path)[0]["init_args"] == {"name": "a", "id": "b"}
+
+
+def test_an_id_that_is_a_pattern_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(LOGGER % "id: '*', name: a")
+    assert tracker_of(tmp_path)[0]["init_args"] == {"name": "a"}
+
+
+@pytest.mark.parametrize("key", ["name", "project"])
+def test_aliases_that_make_billions_of_values_are_refused(key: str, tmp_path: Path) -> None:
+    lists = ["a0: &a0 []", *(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 10))]
+    (tmp_path / "config.yaml").write_text("\n".join([*lists, LOGGER % f"{key}: *a9"]))
+    with pytest.raises(ValueError, match=r"config\.yaml is missing or damaged .*over 100,000 values"):
+        tracker_of(tmp_path)
+
+
+def test_lists_too_deep_for_the_parser_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("[" * 5000)
+    with pytest.raises(ValueError, match=r"config\.yaml is missing or damaged"):
+        tracker_of(tmp_path)
