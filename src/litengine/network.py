@@ -19,6 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import Tensor, nn
 
 PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
+PAIRS = (tuple, list, collections.abc.Sequence)
 SPEC = {"class_path", "init_args", "dict_kwargs"}
 MODELS = ("torchvision.models", "timm")
 # Functions that build a model by its name in their registry, and the argument with the name
@@ -95,24 +96,34 @@ def pretrained_weights(spec: Mapping[str, Any]) -> dict[str, Tensor] | None:
 def facts_taken(spec: Mapping[str, Any], channels: int, height: int, width: int, classes: int) -> dict[str, Any]:
     """The facts of the data that a class or function takes, by the names of its arguments.
 
-    Arguments that it passes on as `**kwargs` to the class that it returns are among them.
+    Arguments that it passes on as `**kwargs` to the class that it returns are among them. Raises ValueError for oblong
+    images if it takes one number for their size.
     """
     target = _builder(spec)
     facts: dict[str, Any] = {"num_classes": classes, "in_channels": channels, "image_size": height}
+    size = height if height == width else [height, width]
     package, names = target.__module__.partition(".")[0], set(inspect.signature(target).parameters)
     if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(target).parameters.values()):
         names.update(*(inspect.signature(function).parameters for function in _functions(target)))
     if package == "timm":
-        facts = {"num_classes": classes, "in_chans": channels, "img_size": height}
+        facts = {"num_classes": classes, "in_chans": channels, "img_size": size}
         names |= {"num_classes", "in_chans"}
     elif package == "torchvision":
         facts["input_size"] = [height, width]
         if _loads_weights(spec):
             facts["transform_input"] = True  # with its weights, torchvision sets it
-    hints = argument_types(target)
-    if typing.get_origin(hints.get("image_size")) in (tuple, list):
-        facts["image_size"] = [height, width]
-    return {name: value for name, value in facts.items() if name in names or name in (spec.get("init_args") or {})}
+    hint = argument_types(target).get("image_size")
+    pairs = [(typing.get_origin(each) or each) in PAIRS for each in (hint, *typing.get_args(hint))]
+    if any(pairs):
+        facts["image_size"] = [height, width] if pairs[0] else size
+    taken = {name: value for name, value in facts.items() if name in names or name in (spec.get("init_args") or {})}
+    if height != width and taken.get("image_size") == height:
+        raise ValueError(
+            f"{spec['class_path']} takes image_size as one number, but the data has images of {height}x{width} pixels "
+            "(height x width): give data.source one number, or choose a network for images of any size, or one whose "
+            "__init__ has `image_size: int | tuple[int, int]`"
+        )
+    return taken
 
 
 def accept_function(path: str) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_files_of_every_kind_and_the_bad_among_them(
     assert paths == [*sorted(paths[:-1]), str(path)]
     rows = {Path(row["path"]).name: row for row in found}
     assert {name for name, row in rows.items() if row["error"]} == {"cut.png", "empty.jpg", "text.jpg", "thread.png"}
-    assert rows["thread.png"]["error"] == "is 1x200000, too long for a shorter side of 32 pixels"
+    assert rows["thread.png"]["error"] == "is 1x200000, too long for 32x32 pixels"
     assert "truncated" in rows["cut.png"]["error"]
     same = [rows[name] for name in ("L.png", "RGBA.png", "I16.png", path.name)]
     assert len({(row["prediction"], row["confidence"]) for row in same}) == 1  # grey, so the same pixels in all

@@ -122,6 +122,34 @@ def test_facts_of_the_data_that_are_passed_on_are_taken(path, taken):
     assert facts_taken({"class_path": path}, 3, 48, 48, 7) == taken
 
 
+class Pair(nn.Module):
+    def __init__(self, image_size: int | tuple[int, int] = 32) -> None:
+        super().__init__()
+
+
+class Required(nn.Module):
+    def __init__(self, image_size: tuple[int, int]) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("path", "square", "oblong"),
+    [
+        (f"{__name__}.Pair", {"image_size": 48}, {"image_size": [48, 64]}),
+        (f"{__name__}.Required", {"image_size": [48, 48]}, {"image_size": [48, 64]}),
+        ("torchvision.models.maxvit_t", *({"num_classes": 7, "input_size": [48, side]} for side in (48, 64))),
+    ],
+)
+def test_networks_get_both_sides_of_oblong_images_if_they_take_two(path, square, oblong):
+    assert facts_taken({"class_path": path}, 3, 48, 48, 7) == square
+    assert facts_taken({"class_path": path}, 3, 48, 64, 7) == oblong
+
+
+def test_networks_that_take_one_number_refuse_oblong_images():
+    with pytest.raises(ValueError, match=r"vit_b_16 takes image_size as one number, but .*48x64 pixels"):
+        facts_taken({"class_path": "torchvision.models.vit_b_16"}, 3, 48, 64, 7)
+
+
 def test_facts_of_timm_follow_the_model_that_is_named():
     pytest.importorskip("timm")
     resnet, vit = (
@@ -130,6 +158,7 @@ def test_facts_of_timm_follow_the_model_that_is_named():
     )
     assert facts_taken(resnet, 1, 48, 48, 7) == {"num_classes": 7, "in_chans": 1}
     assert facts_taken(vit, 1, 48, 48, 7) == {"num_classes": 7, "in_chans": 1, "img_size": 48}
+    assert facts_taken(vit, 1, 48, 64, 7) == {"num_classes": 7, "in_chans": 1, "img_size": [48, 64]}
 
 
 def test_losses_of_auxiliary_heads_are_added_with_their_weights():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """Blocks of convolutions with BatchNorm and activation, each followed by pooling; then two linear layers.
 
-    Takes float images (N, in_channels, image_size, image_size), returns logits (N, num_classes). With the defaults it
+    Takes float images (N, in_channels, H, W) of `image_size`, returns logits (N, num_classes). With the defaults it
     has 3,249,994 parameters.
 
     Args:
@@ -24,7 +24,7 @@ class CNN(nn.Module):
         conv_dropout: probability that a channel is dropped at the end of a block, likewise; the article suggests 0.2.
         hidden: units of the hidden layer.
         in_channels: channels of the images.
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels: one number for both, or two.
         num_classes: logits for each image.
 
     Raises:
@@ -44,10 +44,11 @@ class CNN(nn.Module):
         conv_dropout: float = 0.0,
         hidden: int = 512,
         in_channels: int = 3,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         num_classes: int = 10,
     ) -> None:
         super().__init__()
+        given = (image_size, image_size) if isinstance(image_size, int) else image_size
         at_least_one = {
             "number of widths": len(widths),
             "smallest width": min(widths, default=1),
@@ -56,7 +57,7 @@ class CNN(nn.Module):
             "stride": stride,
             "hidden": hidden,
             "in_channels": in_channels,
-            "image_size": image_size,
+            "image_size": min(given),
             "num_classes": num_classes,
         }
         for name, value in at_least_one.items():
@@ -72,7 +73,7 @@ class CNN(nn.Module):
 
         pool = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
         blocks: list[nn.Module] = []
-        channels, size = in_channels, image_size
+        channels, sides = in_channels, list(given)
         for number, width in enumerate(widths, start=1):
             layers: list[nn.Module] = []
             for _ in range(convolutions):
@@ -82,19 +83,19 @@ class CNN(nn.Module):
                     activation(),
                 ]
                 channels = width
-                size = max(0, (size + 2 * padding - kernel_size) // stride + 1)
-            size //= 2
-            if size == 0:
+                sides = [max(0, (side + 2 * padding - kernel_size) // stride + 1) for side in sides]
+            sides = [side // 2 for side in sides]
+            if min(sides) == 0:
                 raise ValueError(
-                    f"CNN: nothing is left of a {image_size}x{image_size} image after block {number} of {len(widths)} "
+                    f"CNN: nothing is left of a {given[0]}x{given[1]} image after block {number} of {len(widths)} "
                     f"({convolutions} convolutions with kernel_size {kernel_size}, stride {stride}, padding {padding}, "
                     "then 2x2 pooling in each block): use larger images, fewer widths, a smaller stride or more padding"
                 )
             blocks.append(nn.Sequential(*layers, pool(2), nn.Dropout2d(conv_dropout)))
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(
-            nn.Flatten(),  # (N, channels, size, size) -> (N, channels * size * size)
-            nn.Linear(channels * size * size, hidden),
+            nn.Flatten(),  # (N, channels, h, w) -> (N, channels * h * w)
+            nn.Linear(channels * sides[0] * sides[1], hidden),
             activation(),
             nn.Dropout(dropout),
             nn.Linear(hidden, num_classes),

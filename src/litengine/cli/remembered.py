@@ -49,7 +49,7 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
             remembered["trainer"] = {"logger": tracker_of(directory) if directory else False}
         if given.images:  # all of a folder of class folders, in the size of the checkpoint's images, read as those were
             facts = read(paths[0])["data"]
-            source = {"root": given.images, "test_fraction": 1, "image_size": facts["image_shape"][1]}
+            source = {"root": given.images, "test_fraction": 1, "image_size": facts["image_shape"][1:]}
             source |= asdict(Reading(**facts.get("reading", {})))
             rest += ["--data.source=litengine.data.ImageFolder"]
             rest += [f"--data.source.init_args.{name}={value}" for name, value in source.items() if value is not None]

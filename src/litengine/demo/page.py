@@ -40,7 +40,7 @@ def make_page(predictor: Predictor, name: str, examples: list[str], folder: Path
         examples: image files to try, in `folder`.
         folder: where Gradio keeps uploads: only files in it are classified.
     """
-    zoom = max(1, SIZE // predictor.image_size)
+    zoom = max(1, SIZE // max(predictor.classifier.image_shape[1:]))
 
     def classify(upload: dict[str, Any] | None) -> tuple[Any, Any, Any]:
         if upload is None:
@@ -56,7 +56,7 @@ def make_page(predictor: Predictor, name: str, examples: list[str], folder: Path
         prediction = predictor.predict(image)
         heat = torch.from_numpy(saliency(predictor.classifier, image))
         heat = interpolate(heat[None, None], scale_factor=zoom, mode="bilinear")[0, 0]
-        large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (3, size, size) -> (3, zoom * size, zoom * size)
+        large = image.repeat(zoom, axis=1).repeat(zoom, axis=2)  # (3, H, W) -> (3, zoom * H, zoom * W)
         return (
             {visible(label): confidence for label, confidence in prediction.top(CLASSES)},
             np.moveaxis(large, 0, 2),
@@ -102,9 +102,8 @@ def save_examples(predictor: Predictor, paths: list[str], folder: Path) -> list[
 
 def describe(predictor: Predictor) -> str:
     """Network, image size and classes in a line."""
-    network, size, names = predictor.classifier.network, predictor.image_size, predictor.class_names
+    network, names = predictor.classifier.network, predictor.class_names
+    size = "x".join(map(str, predictor.classifier.image_shape[1:]))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     listed = visible(", ".join([*names[:CLASSES], "…"] if len(names) > CLASSES else names))
-    return (
-        f"{type(network).__name__}, {parameters:,} parameters · {size}x{size} pixels · {len(names)} classes: {listed}"
-    )
+    return f"{type(network).__name__}, {parameters:,} parameters · {size} pixels · {len(names)} classes: {listed}"

@@ -110,13 +110,13 @@ def _images(predictor: "Predictor", words: list[str]) -> "tuple[Tensor, str]":
     import numpy as np
     import torch
 
-    size = predictor.image_size
     if not words:  # patches of all sizes, so that every layer has something to see
         random = torch.Generator().manual_seed(0)
-        patches = [max(1, size >> power) for power in range(8)]
-        fields = [torch.randint(0, 256, (8, 3, -(-size // p), -(-size // p)), generator=random) for p in patches]
+        rows, columns = predictor.classifier.image_shape[1:]
+        patches = [max(1, max(rows, columns) >> power) for power in range(8)]
+        fields = [torch.randint(0, 256, (8, 3, -(-rows // p), -(-columns // p)), generator=random) for p in patches]
         enlarged = [f.repeat_interleave(p, 2).repeat_interleave(p, 3) for f, p in zip(fields, patches, strict=True)]
-        patterns = torch.cat([field[:, :, :size, :size] for field in enlarged]).to(torch.uint8)
+        patterns = torch.cat([field[:, :, :rows, :columns] for field in enlarged]).to(torch.uint8)
         return patterns, f"{len(patterns)} random patterns (--images FILE… for images of yours)"
 
     from litengine.data.sources.find import find_images

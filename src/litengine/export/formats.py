@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litengine.data.sources.pixels import sides
 from litengine.inference.predictor import Classifier
 from litengine.network import build_network
 
@@ -123,7 +124,7 @@ def _load_safetensors(path: Path) -> Run:
     from safetensors.torch import load_file
 
     settings = json.loads(path.with_name(f"{path.name}.json").read_text())
-    facts = {**settings, "image_shape": [3, settings["image_size"], settings["image_size"]], "channels_last": False}
+    facts = {**settings, "image_shape": [3, *sides(settings["image_size"])], "channels_last": False}
     classifier = Classifier(build_network(settings["network"]), facts).eval()
     classifier.network.load_state_dict(load_file(path))
     return _Probabilities(classifier)

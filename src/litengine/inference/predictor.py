@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from litengine import __version__
+from litengine.data.sources.base import checked_size
 from litengine.data.sources.pixels import Reading, decode_safely, fit, to_pil, to_rgb
 from litengine.inference.safe_config import check_facts, read_for_prediction
 from litengine.network import build_network
@@ -91,17 +92,17 @@ class Predictor:
     images were.
 
     Raises:
-        ValueError: if the network was trained on anything but square images with three channels, of 1 to 4,096 pixels.
+        ValueError: if the network was not trained on images with three channels, and sides of 1 to 4,096 pixels.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device | str) -> None:
         shape = classifier.image_shape
-        if len(shape) != 3 or shape[0] != 3 or shape[1] != shape[2] or not 1 <= shape[1] <= LARGEST:
+        if len(shape) != 3 or shape[0] != 3 or not all(1 <= side <= LARGEST for side in shape[1:]):
             raise ValueError(
-                f"the network was trained on images of shape {list(shape)}, but files become square images with three "
-                f"channels, of 1 to {LARGEST:,} pixels"
+                f"the network was trained on images of shape {list(shape)}, but files become images with three "
+                f"channels, and sides of 1 to {LARGEST:,} pixels"
             )
-        self.image_size = shape[1]
+        self.image_size = checked_size(shape[1:])  # one number if it is square
         self.reading = classifier.reading
         self.class_names = classifier.class_names
         self.device = torch.device(device)
@@ -134,7 +135,7 @@ class Predictor:
         return predictions
 
     def prepare(self, image: Any, name: str = "the image") -> NDArray[np.uint8]:
-        """The pixels that the network sees of one image: uint8 (3, image_size, image_size).
+        """The pixels that the network sees of one image: uint8 (3, H, W).
 
         Args:
             image: as `predict` takes it.
@@ -158,7 +159,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """float32 (N, classes), on the CPU, of uint8 images (N, 3, image_size, image_size).
+        """float32 (N, classes), on the CPU, of uint8 images (N, 3, H, W).
 
         Raises ValueError if the network gives another number of classes than the checkpoint names.
         """

@@ -66,6 +66,7 @@ OPTIONS = {
     "widths": ({"widths": (3, 5, 7, 2)}, {"blocks": 4}, 2 * 1 * 1),
     "in_channels": ({"in_channels": 1}, {}, 6 * 4 * 4),
     "odd image_size": ({"image_size": 19}, {}, 6 * 4 * 4),
+    "oblong": ({"image_size": (19, 26)}, {}, 6 * 4 * 6),
     "num_classes": ({"num_classes": 3}, {}, 6 * 4 * 4),
     "hidden": ({"hidden": 31}, {}, 6 * 4 * 4),
     "dropout": ({"dropout": 0.9, "conv_dropout": 0.9}, {}, 6 * 4 * 4),
@@ -78,7 +79,9 @@ def test_option_changes_the_network_as_the_reference_says(name):
     options = SMALL | given
     torch.manual_seed(0)
     network = shaken(CNN(**options))
-    images = torch.randn(3, options.get("in_channels", 3), options["image_size"], options["image_size"])
+    size = options["image_size"]
+    sides = [size, size] if isinstance(size, int) else size
+    images = torch.randn(3, options.get("in_channels", 3), *sides)
     with torch.no_grad():
         expected = reference(network.state_dict(), images, **({"blocks": 2} | of_reference))
         torch.testing.assert_close(network(images), expected, rtol=1e-5, atol=1e-5)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from project_for_tests import ImageClassifier, load, main
+from project_for_tests import PACKAGE, ImageClassifier, load, main
 
 from litengine.data import Digits
+from litengine.export import export
 from litengine.training.rate_test import RateRangeTest
 
 TINY = ["--model.network.widths", "[4]", "--model.network.hidden", "8", "--trainer.logger", "false"]
@@ -83,3 +84,23 @@ def test_tune_leaves_no_run_that_could_be_resumed(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit):
         main(["fit", "--resume", "last"])
     assert capsys.readouterr().out.startswith("runs/seed2/")  # is finished
+
+
+def test_oblong_images_are_fitted_tested_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    for index in range(24):
+        folder = Path("images", "cat" if index % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 20 + index, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    size = ["--data.source.init_args.image_size", "[16, 24]", "--data.source.init_args.fit", "pad"]
+    source = ["--data.source", "litengine.data.ImageFolder", "--data.source.init_args.root", "images", *size]
+    main(["fit", *TINY, *FEW, *source, "--data.batch_size", "4"])
+    main(["test", "--ckpt_path", "best.ckpt", "--images", "images", "--trainer.logger", "false"])
+    predictor = load("best.ckpt", "cpu")
+    assert predictor.image_size == (16, 24) and predictor.classifier.image_shape == (3, 16, 24)
+    found = rows(Path("best.ckpt").resolve().parents[1] / "report")
+    assert len(found) == 24
+    for row in found:
+        assert row["prediction"] == predictor.predict(row["image"]).label
+    export("best.ckpt", "torch", trust=[PACKAGE])  # compares the file's probabilities with the checkpoint's

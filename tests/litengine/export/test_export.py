@@ -28,6 +28,7 @@ from torchvision.models import resnet18
 import litengine
 from litengine import views as tta
 from litengine.data import Digits
+from litengine.data.sources.pixels import fit
 from litengine.export import export as export_with
 from litengine.export import formats
 from litengine.inference import predictor as predictor_module
@@ -572,6 +573,8 @@ def test_the_page_works(exported: Any, capsys: pytest.CaptureFixture[str]) -> No
         exec(snippet, names)
     predictors = [project.load(exported(format).checkpoint, device="cpu") for format in SUFFIXES]
     assert np.array_equal(names["read_image"]("image.jpg", 32)[0], predictors[0].prepare("image.jpg"))
+    oblong = fit(Image.open("image.jpg"), (24, 40))
+    assert np.array_equal(names["read_image"]("image.jpg", [24, 40])[0], oblong)
     answers = [line.split() for line in capsys.readouterr().out.splitlines() if " " in line and line[1] == " "]
     for (label, confidence), predictor in zip(answers, predictors, strict=True):
         expected = predictor.predict("image.jpg")

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 
-from .pixels import USUAL, Reading
+from .pixels import USUAL, Reading, Size
 from .shards import Shards
 
 Split = Literal["train", "val", "test"]
@@ -68,7 +68,12 @@ class Source(ABC):
         return None
 
 
-def check_image_size(size: int) -> None:
-    """Raises ValueError if it is not a size in pixels."""
-    if size < 1:
-        raise ValueError(f"image_size {size} is not a size in pixels: choose 1 or more, for example 32.")
+def checked_size(size: Size) -> Size:
+    """One number for square images, else (height, width). Raises ValueError if it is not a size in pixels."""
+    both = (size, size) if isinstance(size, int) else tuple(size)
+    if len(both) != 2 or min(both) < 1:
+        raise ValueError(
+            f"image_size {size} is not a size in pixels: choose 1 or more, for example 32, or height and width, for "
+            "example [96, 128]."
+        )
+    return both[0] if both[0] == both[1] else both

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from .pixels import USUAL, Reading, decode, reason
+from .pixels import USUAL, Reading, Size, decode, reason, sides
 
 BATCH = 32
 SMALL = 500  # images: fewer are decoded before worker processes have started
 SMALL_BYTES = 20_000_000  # of image files: decoded in about a second
 
-# An image, uint8 (3, size, size); its label, if the dataset has labels; why it cannot be used, with an image of zeros.
+# An image, uint8 (3, H, W); its label, if the dataset has labels; why it cannot be used, with an image of zeros.
 Item = tuple[NDArray[np.uint8], Any, str | None]
 Batch = tuple[NDArray[np.uint8], list[Any], list[str | None]]
 
@@ -26,7 +26,7 @@ Batch = tuple[NDArray[np.uint8], list[Any], list[str | None]]
 @dataclass
 class _Files(Dataset[Item]):
     paths: list[str]
-    size: int
+    size: Size
     reading: Reading
 
     def __len__(self) -> int:
@@ -37,15 +37,15 @@ class _Files(Dataset[Item]):
         try:
             return decode(path, self.size, self.reading), None, None
         except Exception as error:  # Pillow's decoders raise many kinds
-            return np.zeros((3, self.size, self.size), dtype=np.uint8), None, reason(error, path)
+            return np.zeros((3, *sides(self.size)), dtype=np.uint8), None, reason(error, path)
 
 
 def decode_batches(
-    paths: list[str], size: int, batch: int = BATCH, reading: Reading = USUAL
+    paths: list[str], size: Size, batch: int = BATCH, reading: Reading = USUAL
 ) -> Generator[tuple[NDArray[np.uint8], list[str | None]], None, None]:
     """Decode `paths`, in order, `batch` at a time, by as many processes as there are cores.
 
-    Yields uint8 (n, 3, size, size), and for each image None, or why it could not be decoded; its pixels are then zero.
+    Yields uint8 (n, 3, H, W), and for each image None, or why it could not be decoded; its pixels are then zero.
     Close the generator if it is not read to its end. Raises OSError if a process dies.
     """
     few = len(paths) < SMALL and sum(os.path.getsize(path) for path in paths if os.path.isfile(path)) < SMALL_BYTES

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from .base import Arrays, Source, Split, check_image_size
+from .base import Arrays, Source, Split, checked_size
 from .cache import build_once, is_intact, map_array
 from .decode import decode_batches
-from .pixels import USUAL, Fit, Interpolation, Reading
+from .pixels import USUAL, Fit, Interpolation, Reading, Size, sides
 from .progress import progress_bar
 from .tree import Item, Tree, fingerprint, scan
 
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 FORMAT = 3
 LISTED = 20
 
-# The pixels of a file in an earlier cache, uint8 (3, size, size), and their digest, by its path and `Entry.about`.
+# The pixels of a file in an earlier cache, uint8 (3, H, W), and their digest, by its path and `Entry.about`.
 Known = dict[tuple[str, str], tuple[np.ndarray, int]]
 
 
@@ -40,20 +41,20 @@ class ImageFolder(Source):
     checked against its checksums at its first use in a process, and damaged images are decoded again.
 
     An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does it).
-    By default its shorter side is resized to `image_size`, and its centre cropped. Class folders are read recursively,
+    By default it is resized until it covers `image_size`, and its centre cropped. Class folders are read recursively,
     links are followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are
     in two splits. A cache below `root` is not read as images. A layout that is not understood is refused.
 
     Args:
         root: the folder. With train/ in it, val/ and test/ are optional, and the class names are those of train/.
-        image_size: height and width of every image, in pixels.
+        image_size: height and width of every image, in pixels: one number for both, or two, such as [96, 128].
         test_fraction: the part of each class that becomes the test split if the root has no splits; always the same
             images. 0 for none; 1 for all, to test a whole folder with a checkpoint.
         skip_damaged: leave out files that cannot be decoded or are no images, instead of stopping.
         cache_dir: where the decoded arrays are kept.
         grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits. By default 65535, and
             images that look as if they had fewer bits, and floats, are refused.
-        fit: `crop`, or `pad`: the longer side is resized, and black is added; or `squash`: both sides are resized.
+        fit: `crop`, or `pad`: the whole image is kept, and black is added; or `squash`: both sides are resized.
         interpolation: `bilinear`, `bicubic` or `nearest`.
     """
 
@@ -62,7 +63,7 @@ class ImageFolder(Source):
     def __init__(
         self,
         root: str,
-        image_size: int = 32,
+        image_size: Size = 32,
         test_fraction: float = 0.1,
         skip_damaged: bool = False,
         cache_dir: str = "data/cache",
@@ -70,11 +71,10 @@ class ImageFolder(Source):
         fit: Fit = "crop",
         interpolation: Interpolation = "bilinear",
     ) -> None:
-        check_image_size(image_size)
         if not 0 <= test_fraction <= 1:
             raise ValueError(f"test_fraction {test_fraction} is not a fraction: choose a number from 0 to 1.")
         self.root = self.origin = Path(root).expanduser()
-        self.image_size = image_size
+        self.image_size = checked_size(image_size)
         self.test_fraction = float(test_fraction)  # 0 and 0.0 have one cache
         self.skip_damaged = skip_damaged
         self.cache_dir = Path(cache_dir).expanduser()
@@ -87,7 +87,7 @@ class ImageFolder(Source):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return (3, self.image_size, self.image_size)
+        return (3, *sides(self.image_size))
 
     def prepare(self) -> None:
         """Decode the images that the cache does not have yet.
@@ -115,7 +115,7 @@ class ImageFolder(Source):
         self._ready = (directory, index)
 
     def load(self, split: Split) -> Arrays | None:
-        """uint8 (N, 3, image_size, image_size), memory-mapped (writing into it changes no file), labels and paths."""
+        """uint8 (N, 3, H, W), memory-mapped (writing into it changes no file), labels and paths."""
         directory, index = self._open()
         if split not in index["splits"]:
             return None
@@ -170,8 +170,8 @@ class ImageFolder(Source):
         elif not tree.has_splits and self.test_fraction > 0:
             splits["train"], splits["test"] = _cut_off_test(tree, self.test_fraction, self._unit)
         count = sum(map(len, splits.values()))
-        if shutil.disk_usage(directory).free < count * 3 * self.image_size**2:
-            raise OSError(errno.ENOSPC, f"{count:,} images need {count * 3 * self.image_size**2 / 1e9:.1f} GB")
+        if shutil.disk_usage(directory).free < (needed := count * math.prod(self.image_shape)):
+            raise OSError(errno.ENOSPC, f"{count:,} images need {needed / 1e9:.1f} GB")
         known = self._known(earlier)
         damaged = list(tree.bad)
         rows = {split: self._write_split(directory / split, items, known, damaged) for split, items in splits.items()}
@@ -229,8 +229,8 @@ class ImageFolder(Source):
                 for split in index["splits"] if index["format"] == FORMAT else []:
                     rows = np.load(directory / f"{split}.npy")
                     flat = np.asarray(np.memmap(directory / f"{split}.pixels", np.uint8, "r"))  # plain: much faster
-                    complete = len(flat) // (3 * self.image_size**2)  # all, unless it was cut short
-                    pixels = flat[: complete * 3 * self.image_size**2].reshape(complete, *self.image_shape)
+                    complete = len(flat) // (volume := math.prod(self.image_shape))  # all, unless it was cut short
+                    pixels = flat[: complete * volume].reshape(complete, *self.image_shape)
                     for place, (path, about, _, digest) in enumerate(rows[:complete].tolist()):
                         if _digest(pixels[place]) == digest:
                             known[path.decode("utf-8", "surrogateescape"), about.decode()] = (pixels[place], digest)

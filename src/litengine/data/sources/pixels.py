@@ -1,4 +1,4 @@
-"""From an image of any format, size and mode to uint8 (3, size, size)."""
+"""From an image of any format, size and mode to uint8 (3, H, W)."""
 
 import os
 import stat
@@ -27,15 +27,16 @@ TURN_OF: dict[Any, Image.Transpose] = dict(enumerate(TURNS, start=2))  # by orie
 
 Fit = Literal["crop", "pad", "squash"]
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
+Size = int | tuple[int, int]  # height and width, in pixels; one number is both
 
 
 @dataclass(frozen=True)
 class Reading:
     """How an image becomes the pixels of a network, the same in training and in prediction.
 
-    `fit`: `crop` resizes the shorter side and crops the centre; `pad` resizes the longer side and adds black; `squash`
-    resizes both sides. `grey_max`: the value of white in grey images of more than 8 bits, see `to_rgb`. Raises
-    ValueError for other values.
+    `fit`: `crop` resizes the image until it covers the size and crops the centre; `pad` resizes it until it lies inside
+    and adds black; `squash` resizes both sides. `grey_max`: the value of white in grey images of more than 8 bits, see
+    `to_rgb`. Raises ValueError for other values.
     """
 
     fit: Fit = "crop"
@@ -166,30 +167,38 @@ def to_pil(image: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def fit(image: Image.Image, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
-    """An RGB image resized (with antialiasing) and cropped or padded: uint8 (3, size, size). By default these are the
-    pixels that torchvision's Resize(size) and CenterCrop(size) give."""
+def sides(size: Size | list[int]) -> tuple[int, int]:
+    """Height and width."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def fit(image: Image.Image, size: Size, reading: Reading = USUAL) -> NDArray[np.uint8]:
+    """An RGB image resized (with antialiasing) and cropped or padded: uint8 (3, H, W). By default, and for one number,
+    these are the pixels that torchvision's Resize(size) and CenterCrop(size) give."""
+    rows, columns = sides(size)
     width, height = image.size
     if not width or not height:
         raise ValueError("has no pixels")
     if reading.fit == "squash":
-        width, height = size, size
+        width, height = columns, rows
+    elif (columns * height > rows * width) == (reading.fit == "crop"):  # the width decides
+        width, height = columns, max(1, int(columns * height / width))
     else:
-        side = min(width, height) if reading.fit == "crop" else max(width, height)
-        width, height = max(1, int(size * width / side)), max(1, int(size * height / side))
+        width, height = max(1, int(rows * width / height)), rows
     if image.size != (width, height):
         if width * height > MAX_PIXELS:
-            raise ValueError(f"is {image.width}x{image.height}, too long for a shorter side of {size} pixels")
+            raise ValueError(f"is {image.width}x{image.height}, too long for {columns}x{rows} pixels")
         image = image.resize((width, height), Image.Resampling[reading.interpolation.upper()])
-    left, top = round((width - size) / 2), round((height - size) / 2)
-    if (width, height) != (size, size):
-        image = image.crop((left, top, left + size, top + size))  # black where it is smaller
-    pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
+    left, top = round((width - columns) / 2), round((height - rows) / 2)
+    if (width, height) != (columns, rows):
+        image = image.crop((left, top, left + columns, top + rows))  # black where it is smaller
+    pixels: NDArray[np.uint8] = np.asarray(image).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     return pixels
 
 
-def decode(path: str, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
-    """The image in a file, upright as its EXIF orientation says: uint8 (3, size, size).
+def decode(path: str, size: Size, reading: Reading = USUAL) -> NDArray[np.uint8]:
+    """The image in a file, upright as its EXIF orientation says: uint8 (3, H, W).
 
     Raises OSError, ValueError or whatever Pillow's decoders raise; `reason` puts it in words.
     """
@@ -203,7 +212,7 @@ def decode(path: str, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
     return fit(rgb, size, reading)
 
 
-def decode_safely(path: str, size: int, reading: Reading = USUAL) -> NDArray[np.uint8]:
+def decode_safely(path: str, size: Size, reading: Reading = USUAL) -> NDArray[np.uint8]:
     """As `decode`; raises FileNotFoundError or ValueError with one line that names the file."""
     try:
         return decode(path, size, reading)

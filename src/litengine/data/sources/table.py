@@ -12,7 +12,7 @@ import torch
 
 from .base import Arrays, Split
 from .folder import ImageFolder
-from .pixels import Fit, Interpolation
+from .pixels import Fit, Interpolation, Size
 from .tree import SPLITS, Item, Tree
 
 LISTED = 5  # problems in a message
@@ -50,7 +50,7 @@ class CSV(ImageFolder):
         self,
         table: str,
         root: str | None = None,
-        image_size: int = 32,
+        image_size: Size = 32,
         test_fraction: float = 0.1,
         skip_damaged: bool = False,
         cache_dir: str = "data/cache",

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .base import Arrays, Source, Split, check_image_size
+from .base import Arrays, Source, Split, checked_size
 from .decode import SMALL, Item, read_batches
-from .pixels import fit, to_pil, to_rgb
+from .pixels import Size, fit, sides, to_pil, to_rgb
 from .progress import progress_bar
 
 
@@ -19,9 +19,9 @@ class TorchDataset(Source):
     """Wraps datasets as `torch.utils.data` knows them, one a split, given by class path.
 
     Each is read once, by worker processes, into memory. An image may be a PIL image of any mode, or a tensor or array:
-    uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one, three or four channels. It becomes RGB, its
-    shorter side is resized to `image_size`, its centre cropped. Give the datasets no random transform: each image is
-    read from them once.
+    uint8, or float from 0 to 1; (H, W), (C, H, W) or (H, W, C) with one, three or four channels. It becomes RGB, is
+    resized until it covers `image_size`, and its centre is cropped. Give the datasets no random transform: each image
+    is read from them once.
 
     If two datasets name their classes (`class_to_idx` or `classes`, as torchvision's do), the labels of `test` and
     `val` are matched to those of `train` by name, so that a class without test images shifts no other class.
@@ -32,7 +32,7 @@ class TorchDataset(Source):
         val: the validation split; without it, it is cut from train.
         class_names: by label of train; else `train.classes`, else "0", "1", … up to the largest label of train.
         num_workers: processes that read.
-        image_size: height and width of every image, in pixels.
+        image_size: height and width of every image, in pixels: one number for both, or two, such as [96, 128].
     """
 
     def __init__(
@@ -43,12 +43,11 @@ class TorchDataset(Source):
         val: Dataset | None = None,  # type: ignore[type-arg]
         class_names: list[str] | None = None,
         num_workers: int = 2,
-        image_size: int = 32,
+        image_size: Size = 32,
     ) -> None:
-        check_image_size(image_size)
         self.datasets: dict[str, Any] = {"train": train, "test": test, "val": val}
         self.num_workers = num_workers
-        self.image_size = image_size
+        self.image_size = checked_size(image_size)
         self._class_names = class_names
         self._arrays: dict[str, Arrays] = {}
         for split, dataset in self.datasets.items():
@@ -68,14 +67,14 @@ class TorchDataset(Source):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return (3, self.image_size, self.image_size)
+        return (3, *sides(self.image_size))
 
     def prepare(self) -> None:
         """Read the training split, so that its errors are raised at once."""
         self.load("train")
 
     def load(self, split: Split) -> Arrays | None:
-        """uint8 (N, 3, image_size, image_size) and int64 labels, in memory; None if no dataset was given.
+        """uint8 (N, 3, H, W) and int64 labels, in memory; None if no dataset was given.
 
         Raises ValueError, naming split and index, for an image or label that cannot be used.
         """
@@ -140,11 +139,11 @@ class TorchDataset(Source):
 
 @dataclass
 class _Pixels(Dataset[Item]):
-    """The dataset with its images as uint8 (3, size, size). Exceptions become problems, because one that leaves a
+    """The dataset with its images as uint8 (3, H, W). Exceptions become problems, because one that leaves a
     worker process has a page of traceback around it."""
 
     dataset: Any
-    size: int
+    size: Size
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -154,7 +153,7 @@ class _Pixels(Dataset[Item]):
             image, label = self.dataset[index]
             return fit(to_rgb(to_pil(image)), self.size), label, None
         except Exception as error:  # the user's dataset may raise anything
-            return np.zeros((3, self.size, self.size), dtype=np.uint8), None, f"{type(error).__name__}: {error}"
+            return np.zeros((3, *sides(self.size)), dtype=np.uint8), None, f"{type(error).__name__}: {error}"
 
 
 def names_of(dataset: Any) -> dict[int, str]:

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
 from litengine.data.sources import CSV, ImageFolder, Stream, decode, folder
+from litengine.data.sources.pixels import sides
 from litengine.data.sources.stream_writer import write_stream
 from litengine.inference.predictor import Classifier, Predictor
 from litengine.training import Checkpoints
@@ -34,8 +36,8 @@ def picture():
     return Image.fromarray(RNG.integers(0, 256, (8, 12, 3), dtype=np.uint8))
 
 
-def source_of(root, **arguments):
-    return ImageFolder(str(root), image_size=8, cache_dir=str(root.parent / "cache"), **arguments)
+def source_of(root, image_size=8, **arguments):
+    return ImageFolder(str(root), image_size, cache_dir=str(root.parent / "cache"), **arguments)
 
 
 def caches(root):
@@ -121,13 +123,13 @@ def test_a_cache_that_another_run_replaced(root):
 
 
 def test_settings_have_caches_of_their_own(root, decoded):
-    settings = [{"image_size": 8}, {"image_size": 4}, {"image_size": 8, "fit": "pad"}]
+    settings = [{"image_size": 8}, {"image_size": 4}, {"image_size": 8, "fit": "pad"}, {"image_size": [8, 4]}]
     for _ in range(2):
         for chosen in settings:
             source = ImageFolder(str(root), cache_dir=str(root.parent / "cache"), **chosen)
             source.prepare()
-            assert source.load("train").images.shape[2:] == (chosen["image_size"],) * 2
-    assert len(caches(root)) == 3 and len(decoded) == 180
+            assert source.load("train").images.shape[2:] == sides(chosen["image_size"])
+    assert len(caches(root)) == 4 and len(decoded) == 240
 
 
 @pytest.mark.parametrize(
@@ -281,10 +283,18 @@ def test_what_stops_the_cache(root, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("image_size", 0), ("test_fraction", 1.1), ("grey_max", 0), ("fit", "stretch")]
+    ("name", "value"),
+    [
+        ("image_size", 0),
+        ("image_size", [8, 0]),
+        ("image_size", [8]),
+        ("test_fraction", 1.1),
+        ("grey_max", 0),
+        ("fit", "stretch"),
+    ],
 )
 def test_settings_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} {value!r} is "):
+    with pytest.raises(ValueError, match=re.escape(f"{name} {value!r} is ")):
         ImageFolder("images", **{name: value})
 
 
@@ -339,7 +349,22 @@ def test_a_whole_dataset_can_be_the_test_split_and_the_cache_lies_in_it(root, ki
     assert source.load("test").labels.bincount().tolist() == [40, 20]
 
 
-@pytest.mark.parametrize("settings", [{"fit": "pad", "interpolation": "nearest"}, {"fit": "squash", "grey_max": 4095}])
+def test_a_size_of_two_equal_sides_is_a_square_with_the_same_cache(root, decoded):
+    source_of(root).prepare()
+    source = ImageFolder(str(root), image_size=[8, 8], cache_dir=str(root.parent / "cache"))
+    source.prepare()
+    assert source.image_size == 8 and len(caches(root)) == 1 and len(decoded) == 60
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fit": "pad", "interpolation": "nearest"},
+        {"fit": "squash", "grey_max": 4095},
+        {"image_size": (8, 10)},
+        {"image_size": (10, 8), "fit": "pad"},
+    ],
+)
 def test_a_checkpoint_reads_images_as_its_training_images_were_read(root, settings):
     grey = Image.fromarray(RNG.integers(0, 4096, (8, 12), dtype=np.uint16))
     if "grey_max" in settings:
@@ -347,7 +372,7 @@ def test_a_checkpoint_reads_images_as_its_training_images_were_read(root, settin
     source = source_of(root, test_fraction=0, **settings)
     source.prepare()
     train = source.load("train")
-    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(train.images[0].numel(), 2))
     data = ImageData(source, batch_size=30, val_fraction=0.2)
     fit(ImageClassifier(network, lr_scheduler=None), data, Checkpoints(), epochs=1)
     facts = torch.load("checkpoints/last.ckpt", weights_only=True)["data"]
@@ -357,4 +382,6 @@ def test_a_checkpoint_reads_images_as_its_training_images_were_read(root, settin
     np.testing.assert_array_equal(predictor.prepare(Image.open(train.paths[0])), train.images[0])
     splits = {"train": (train, np.arange(60))}
     write_stream(splits, source.class_names, source.image_shape, "stream", source.reading)
-    assert Stream("stream").reading == source.reading
+    stream = Stream("stream")
+    assert stream.reading == source.reading and stream.image_shape == source.image_shape
+    np.testing.assert_array_equal(stream.load("train").images[50], train.images[50])

@@ -40,6 +40,24 @@ def test_pad_and_squash_keep_the_whole_image(size):
     np.testing.assert_array_equal(fit(image, 32, Reading(fit="pad")), padded.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize(("width", "height"), [(12, 8), (8, 12), (40, 9), (9, 40), (10, 6), (1, 50)])
+def test_oblong_sizes_are_cropped_padded_and_squashed_as_pillow_does_it(width, height):
+    image, rows, columns = picture(width, height), 6, 10
+
+    def resized(across, down):
+        return image.resize((across, down), Image.Resampling.BILINEAR)
+
+    across, down = max(columns, rows * width // height), max(rows, columns * height // width)
+    left, top = round((across - columns) / 2), round((down - rows) / 2)
+    cropped = resized(across, down).crop((left, top, left + columns, top + rows))
+    across, down = min(columns, max(1, rows * width // height)), min(rows, max(1, columns * height // width))
+    padded = Image.new("RGB", (columns, rows))
+    padded.paste(resized(across, down), (round((columns - across) / 2), round((rows - down) / 2)))
+    for how, expected in (("crop", cropped), ("pad", padded), ("squash", resized(columns, rows))):
+        found = fit(image, (rows, columns), Reading(fit=how))
+        np.testing.assert_array_equal(found, np.asarray(expected).transpose(2, 0, 1), err_msg=how)
+
+
 def test_modes():
     grey = np.array([[0, 100], [200, 255]], dtype=np.uint8)
     rgb = np.repeat(grey[:, :, None], 3, axis=2)
@@ -236,7 +254,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(side, depth, tmp_path, monkeypa
 
 
 def test_a_thread_of_pixels_is_refused_before_it_is_resized():
-    with pytest.raises(ValueError, match=r"is 1x200000, too long for a shorter side of 32 pixels"):
+    with pytest.raises(ValueError, match=r"is 1x200000, too long for 32x32 pixels"):
         fit(Image.new("RGB", (1, 200_000)), 32)
     assert fit(Image.new("RGB", (2_000, 1)), 32).shape == (3, 32, 32)
     with pytest.raises(ValueError, match="has no pixels"):
