@@ -5,11 +5,13 @@
 
 Every network gets two batches of a folder of 12 images of three classes: `fit`, `fit --resume last` for a second epoch,
 `test`, `predict`, and with --onnx `export`. Images have 64 x 64 pixels; if the network refuses these before the first
-step, 224, and then 299. Each network runs in its own process.
+step, 224, and then 299. Each network runs in its own process. With --results, each row goes into a file at once, and a
+later run with that file does not try its networks again.
 """
 
 import contextlib
 import io
+import json
 import logging
 import multiprocessing
 import os
@@ -18,13 +20,14 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torchvision
-from machine import arguments, describe, publish
+from machine import absolute, arguments, describe, publish
 from PIL import Image
 
 from litcnn.__main__ import main as program
@@ -75,6 +78,14 @@ def timm_networks() -> Iterator[tuple[str, int]]:
         if names:
             name = min(sizes, key=sizes.__getitem__, default=names[0])
             yield f"timm.models.{name}", sizes.get(name, 0)
+
+
+def timm_families() -> str:
+    try:
+        import timm
+    except ImportError:
+        return "timm, which is not installed"
+    return f"timm {timm.__version__}, which has {len(timm.list_modules())} families"
 
 
 def make_images(root: Path) -> None:
@@ -136,20 +147,29 @@ def main(given: list[str] | None = None) -> None:
     parser.add_argument("--onnx", action="store_true", help="also export each network, which takes longest")
     parser.add_argument("--largest", type=float, default=1000, help="million parameters; larger ones are not tried")
     parser.add_argument("--minutes", type=float, default=600, help="no network is begun after this time")
+    parser.add_argument("--results", type=absolute, metavar="FILE", help="rows of this and of earlier runs")
     args = parser.parse_args(given)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    for name in ("timm", *(("onnxruntime", "onnxscript", "torch._dynamo") if args.onnx else ())):
+        with contextlib.suppress(ImportError):  # here once, not in every process
+            import_module(name)
     began = time.monotonic()
     if args.only:
-        networks = dict.fromkeys(args.only, 0)
+        counts = dict(torchvision_networks())
+        networks = {path: counts.get(path, 0) for path in args.only}
     elif args.quick:
         networks = {"torchvision.models.squeezenet1_1": 0}
     else:
         networks = dict(sorted([*torchvision_networks(), *timm_networks()], key=lambda pair: pair[1]))
-    rows, context = [], multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork")
+    rows = []
+    if args.results and args.results.exists():
+        rows = [json.loads(line) for line in args.results.read_text().splitlines()]
+    tried = {row[0].strip("`") for row in rows}
     for path, count in networks.items():
-        if count > args.largest * 1e6 or time.monotonic() - began > 60 * args.minutes:
+        if path in tried or count > args.largest * 1e6 or time.monotonic() - began > 60 * args.minutes:
             continue
         started, answers = time.monotonic(), context.SimpleQueue()
         process = context.Process(target=attempt, args=(path, args.onnx, answers))
@@ -160,10 +180,16 @@ def main(given: list[str] | None = None) -> None:
         cells = [found.get(column, "") for column in COLUMNS[2:-1]]
         rows.append([f"`{path}`", number, *cells, f"{time.monotonic() - started:.0f}"])
         print(*rows[-1], flush=True)
+        if args.results:
+            with args.results.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
     works = sum(row[3:7] == ["yes"] * 4 for row in rows)
+    theirs = sum(row[0].startswith("`torchvision.") for row in rows)
     facts = (
-        f"{describe(note=args.note)}, torchvision {torchvision.__version__}. {len(rows)} of {len(networks)} networks "
-        f"were tried (the smaller ones first), and {works} of these passed fit, resume, test and predict."
+        f"{describe(note=args.note)}, torchvision {torchvision.__version__}. {len(rows)} networks were tried: {theirs} "
+        f"of torchvision's {len(dict(torchvision_networks()))}, and {len(rows) - theirs} of {timm_families()}. "
+        f"Fit, resume, test and predict passed for {works}, and the export to ONNX for "
+        f"{sum(row[7] == 'yes' for row in rows)} of the {sum(row[7] != '' for row in rows)} with which it was tried."
     )
     publish("networks.py", facts, COLUMNS, sorted(rows), args.write)
 
