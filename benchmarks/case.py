@@ -8,7 +8,6 @@ import csv
 import os
 import random
 import re
-import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +19,11 @@ from typing import Any, NamedTuple
 from litengine.training.run_directory import read_state
 
 ROOT = Path(__file__).parents[1]
+SUPPORT = str(ROOT / "tests/support")  # what tests of the same kind have
+sys.path.append(SUPPORT)
+
+from outcome import outcome  # noqa: E402
+
 PROGRAM = [sys.executable, "-m", "litcnn", "fit"]
 BASE = [
     "--config", str(ROOT / "configs/cnn.yaml"), "--data.source", "litengine.data.Digits", "--data.batch_size", "16",
@@ -34,11 +38,10 @@ RECIPES = {
     "EMA": ["--trainer.callbacks+", "lightning.pytorch.callbacks.EMAWeightAveraging"],
 }
 ROWS = 45  # of metrics.csv
-SECONDS = 180  # for anything to happen
+SECONDS = 600  # for anything to happen, on a loaded machine too
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "LITCNN_"))}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
-
-outcome: Callable[[Path], dict[str, Any]] = runpy.run_path(str(ROOT / "tests/support/outcome.py"))["outcome"]
+ENVIRONMENT["PYTHONPATH"] = os.pathsep.join([*filter(None, [ENVIRONMENT.get("PYTHONPATH")]), SUPPORT])
 
 
 class Lost(Exception):  # noqa: N818
@@ -65,16 +68,17 @@ class Case:
 
     def __init__(self, home: Path, recipe: str, chance: random.Random, whole: Whole | None = None) -> None:
         self.home, self.recipe, self.chance, self.whole = home, recipe, chance, whole
+        self.environment, self.number = dict(ENVIRONMENT), 0  # number: of the runs with this injury
         self.processes: list[subprocess.Popen[bytes]] = []
         self.logs: list[Path] = []
         self.ballast = home / "ballast"
         home.mkdir(parents=True)
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, program: Iterable[str] = PROGRAM) -> None:
         self.logs.append(self.home.with_name(f"{self.home.name}-{len(self.logs)}.log"))  # not on a disk that gets full
         with self.logs[-1].open("w") as log:
-            command = [*PROGRAM, *arguments]
-            self.process = subprocess.Popen(command, cwd=self.home, env=ENVIRONMENT, stdout=log, stderr=log)
+            command = [*program, *arguments]
+            self.process = subprocess.Popen(command, cwd=self.home, env=self.environment, stdout=log, stderr=log)
         self.processes.append(self.process)
 
     def fit(self, *more: str, tracker: Iterable[str] = UNTRACKED) -> None:
@@ -152,6 +156,10 @@ class Case:
         self.must(code == 0, f"resuming fails with {code}")
         self.compare()
 
+    def must_be_refused(self, reason: str) -> None:
+        clear = self.end() == 2 and "error: " in self.printed and "Traceback" not in self.printed
+        self.must(clear and reason in self.printed, f"it is not refused with {reason!r}")
+
     def leave_alone(self) -> Whole:
         self.fit()
         self.wait_for(self.rows)
@@ -160,8 +168,8 @@ class Case:
         return Whole(outcome(self.run), (self.run / "metrics.csv").stat().st_mtime - started)
 
     def compare(self) -> None:
-        for run in self.home.glob("runs/*/*"):
-            found = outcome(run)
+        for checkpoints in self.home.glob("runs/*/*/checkpoints"):
+            found = outcome(checkpoints.parent)
             wrong = [name for name, value in self.whole.outcome.items() if found[name] != value]
             resumed_at = next(iter(re.findall(r"resumed at .*", self.printed)), "started again")
             self.must(not wrong, f"{resumed_at}: different in {', '.join(wrong)}")

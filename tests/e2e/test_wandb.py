@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from wandb_stand_in import Run, StandIn
-
-from litengine.loggers.csv import read_rows
+from wandb_stand_in import Run, StandIn, values_in
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FIT = [
@@ -43,8 +41,7 @@ def run(module: str, *arguments: str) -> str:
 def equal(recorded: Run) -> int:
     """The number of values of a run, which are those of its metrics.csv."""
     (state,) = [path for path in Path("runs").glob("*/*/state.json") if recorded.name in path.read_text()]
-    rows = read_rows(state.with_name("metrics.csv"))[1]
-    values = sorted((int(row["step"]), k, float(v)) for row in rows for k, v in row.items() if v and k != "step")
+    values = values_in(state.with_name("metrics.csv"))
     assert recorded.values == values
     return len(values)
 

@@ -6,8 +6,11 @@ import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from litengine.loggers.csv import read_rows
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 FEATURES = (
@@ -18,6 +21,12 @@ FEATURES = (
     "FILESTREAM_GZIP",
 )
 PROJECT = {"id": "P", "name": "p", "entity": {"id": "E", "name": "team"}}
+
+
+def values_in(metrics: Path) -> list[tuple[int, str, float]]:
+    """(step, name, value) of every number in a metrics.csv, sorted: what `Run.values` must be."""
+    rows = read_rows(metrics)[1]
+    return sorted((int(row["step"]), k, float(v)) for row in rows for k, v in row.items() if v and k != "step")
 
 
 class Run:

@@ -170,7 +170,7 @@ def _load(path: str | Path, **options: Any) -> Any:
     file = Path(path)
     near = ", ".join(str(other) for other in sorted(file.parent.glob("*.ckpt")) if other.name != file.name)
     try:
-        _verify(file)
+        verify(file)
         return torch.load(file, weights_only=True, **options)
     except FileNotFoundError:
         remedy = f"there are {near}" if near else "`fit` makes one and links it as best.ckpt"
@@ -188,7 +188,7 @@ def _load(path: str | Path, **options: Any) -> Any:
         raise ValueError(f"{path} is no intact checkpoint: {reason}. {remedy}") from error
 
 
-def _verify(file: Path) -> None:
+def verify(file: Path) -> None:
     """Compares each record with the CRC-32 that torch writes for it. Raises an exception of any kind if one differs."""
     with file.open("rb") as stream:
         if not zipfile.is_zipfile(stream):

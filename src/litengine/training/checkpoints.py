@@ -13,7 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from litengine.distributed import largest
-from litengine.training.checkpoint_files import BEST, LAST
+from litengine.files import relative
+from litengine.training.checkpoint_files import BEST, LAST, verify
 from litengine.training.run_directory import link_best
 
 
@@ -88,7 +89,11 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
-        if self.best_score is not None and not (self.directory(trainer) / BEST).is_file():
+        best, resumed_from = self.directory(trainer) / BEST, Path(trainer.ckpt_path or "")
+        resumed_here = resumed_from.resolve().parent == best.parent.resolve()
+        if self.best_score is not None and resumed_here and not self._resumed_after_validation:
+            _check_best(best, resumed_from)
+        elif self.best_score is not None and not best.is_file():
             self.best_score = self.best_epoch = None  # the checkpoint is of a run in another directory
         if self._resumed_after_validation:  # it may be of another callback, which saved before this one looked
             self._keep_best(trainer)
@@ -156,6 +161,16 @@ class Checkpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._resumed_after_validation = checkpoint.get("after_validation", False)
+
+
+def _check_best(best: Path, resumed_from: Path) -> None:
+    try:
+        verify(best)
+    except Exception as error:  # zipfile raises many kinds
+        raise ValueError(
+            f"{relative(best)} is missing or damaged, and a resumed fit cannot write it again: begin a new run with "
+            f"--ckpt_path {relative(resumed_from)}, which chooses the best of the epochs to come"
+        ) from error
 
 
 def _hand_to_loggers(trainer: Trainer, path: Path, best: bool, fit_ended: bool = False) -> None:

@@ -21,11 +21,10 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from wandb.cli.cli import cli
 from wandb_file import WandbFile, find
-from wandb_stand_in import KEY, Run, StandIn
+from wandb_stand_in import KEY, Run, StandIn, values_in
 
 from litengine.loggers import CSVMetrics
 from litengine.loggers import wandb as tracking
-from litengine.loggers.csv import read_rows
 from litengine.loggers.wandb import Wandb
 
 QUICK = {  # W&B's own settings: short intervals, and nothing collected that no test reads
@@ -363,9 +362,9 @@ def best_acc(stop: int) -> Any:
 
 def equal(run: Run) -> bool:
     """Whether each value of the server is in metrics.csv and the other way round, and no row is without one."""
-    rows = read_rows(Path("run/metrics.csv"))[1]
-    values = sorted((int(row["step"]), k, float(v)) for row in rows for k, v in row.items() if v and k != "step")
-    return run.values == values and all(any(not name.startswith("_") for name in row) for row in run.history)
+    return run.values == values_in(Path("run/metrics.csv")) and all(
+        any(not name.startswith("_") for name in row) for row in run.history
+    )
 
 
 def sync(server: StandIn, said: str) -> None:

@@ -161,3 +161,15 @@ def test_the_best_so_far_is_remembered_after_a_resume():
     assert steps(BEST) == 6 and steps(LAST) == 12
     assert run([0.1, 0.7, 0.6, 0.5, 0.9], Checkpoints(), ckpt_path=str(LAST)).best_epoch == 4
     assert steps(BEST) == 15
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK cut short"])
+def test_a_resume_without_an_intact_best_is_refused_before_training(content):
+    run([0.7, 0.1], Checkpoints())
+    BEST.unlink() if content is None else BEST.write_bytes(content)
+    before = LAST.read_bytes()
+    with pytest.raises(ValueError, match=r"best\.ckpt is missing or damaged.*--ckpt_path checkpoints/last\.ckpt"):
+        run([0.7, 0.1, 0.2], Checkpoints(), ckpt_path=str(LAST))
+    assert LAST.read_bytes() == before
+    moved = run([0.7, 0.1, 0.2], Checkpoints(), ckpt_path=str(LAST), default_root_dir="new")
+    assert (moved.best_epoch, moved.best_score) == (2, pytest.approx(0.2))
