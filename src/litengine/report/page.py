@@ -21,7 +21,6 @@ SMALL = 64  # pixels: an image up to here is shown pixel by pixel
 THUMBNAIL = 192
 PERCENTAGES = {"acc": "Accuracy", "acc_top5": "Top-5 accuracy", "f1": "Mean F1", "ece": "Calibration error"}
 TITLES = {**PERCENTAGES, "loss": "Loss"}
-CURVES = {"loss": "Loss", "acc": "Accuracy", "lr": "Learning rate"}
 
 
 def render(
@@ -54,7 +53,6 @@ def render(
     )
     environment.filters["percent"] = percent
     environment.filters["svg"] = lambda figure: Markup(pictures.svg(figure))
-    drawn = ((title, pictures.learning_curve(curves, metric)) for metric, title in CURVES.items())
     return environment.get_template("page.html").render(
         pictures=pictures,
         name=name,
@@ -67,7 +65,7 @@ def render(
         confused=results.most_confused(MOST_CONFUSED),
         per_class=results.worst_classes(MOST_ROWS),
         before=uncalibrated,
-        curves=[(title, figure) for title, figure in drawn if figure],
+        curves=pictures.learning_curves(curves),
         facts=(facts or {}).items(),
         config=config,
     )

@@ -51,20 +51,29 @@ def shortened(name: str, length: int = LABEL) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def learning_curves(rows: Sequence[dict[str, str]]) -> list[tuple[str, Figure]]:
+    """Title and figure of loss, accuracy, each other metric of validation, and learning rate."""
+    found = {str(key)[4:]: str(key)[4:] for row in rows for key in row if str(key).startswith("val/")}
+    titles = {"loss": "Loss", "acc": "Accuracy"}
+    titles = {**titles, **found, **titles, "lr": "Learning rate"}
+    drawn = ((title, learning_curve(rows, metric)) for metric, title in titles.items())
+    return [(title, figure) for title, figure in drawn if figure]
+
+
 @_in_style
 def learning_curve(rows: Sequence[dict[str, str]], metric: str) -> Figure | None:
     """A metric of training and validation over the epochs; None if `rows` have none.
 
     Args:
         rows: of a run's metrics.csv, by name of the column.
-        metric: `loss` or `acc`, which have an epoch's values and those of single steps, or `lr`.
+        metric: `loss` or `acc`, which have an epoch's values and those of single steps, `lr`, or one of validation.
     """
     curves = [(f"{metric}_step", "", GREY), (metric, "", GOOD)]
     if metric != "lr":
         curves = [(f"train/{metric}_step", "", GREY), (f"train/{metric}", "training", GOOD)]
         curves.append((f"val/{metric}", "validation", BAD))
     epoch = next((row for row in reversed(rows) if row.get("train/loss")), None)
-    if epoch is None or not any(row.get(curves[1][0]) for row in rows):
+    if epoch is None or not any(row.get(name) for name, *_ in curves[1:] for row in rows):
         return None
     steps = (int(epoch["step"]) + 1) / (int(epoch["epoch"]) + 1)  # of an epoch
     figure, axes = _figure(2.3)

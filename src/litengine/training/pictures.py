@@ -19,7 +19,6 @@ from litengine.terminal import print_line
 IMAGES = 32
 PIXELS = 2**20  # in all images together; more would delay the training
 SECONDS = 10.0  # between two drawings of the curves, which take about one second
-CURVES = {"loss": ("Loss", "loss"), "acc": ("Accuracy", "accuracy"), "lr": ("Learning rate", "learning rate")}
 
 
 @contextmanager
@@ -62,7 +61,7 @@ class BatchPicture(Callback):
 
 
 class DrawCurves(Callback):
-    """Writes `curves.png` (loss, accuracy and learning rate): after an epoch, at most every ten seconds, and at the
+    """Writes `curves.png` (loss, metrics and learning rate): after an epoch, at most every ten seconds, and at the
     end."""
 
     def __init__(self) -> None:
@@ -95,11 +94,10 @@ def stacked(rows: list[dict[str, str]]) -> bytes | None:
     from litengine.report import pictures
 
     images = []
-    for metric, (title, label) in CURVES.items():
-        if figure := pictures.learning_curve(rows, metric):
-            figure.axes[0].set_title(title, loc="right")  # the legend is on the left
-            figure.axes[0].set_ylabel(label)
-            images.append(np.asarray(Image.open(io.BytesIO(pictures.png(figure, dpi=110)))))
+    for title, figure in pictures.learning_curves(rows):
+        figure.axes[0].set_title(title, loc="right")  # the legend is on the left
+        figure.axes[0].set_ylabel(title.lower())
+        images.append(np.asarray(Image.open(io.BytesIO(pictures.png(figure, dpi=110)))))
     if not images:
         return None
     file = io.BytesIO()

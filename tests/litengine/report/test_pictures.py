@@ -95,6 +95,10 @@ def test_learning_curves_are_the_rows_over_the_epochs():
     lines = [line.get_xydata().tolist() for line in figure.axes[0].lines]
     assert lines == [[[0.5, 3], [1, 2]], [[1, 2.5], [2, 1.5]], [[1, 2.2], [2, 1.2]]]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["training", "validation"]
+    rows[1]["val/f1"], rows[2]["val/f1"] = "0.4", "0.6"
+    curves = dict(pictures.learning_curves(rows))
+    assert list(curves) == ["Loss", "f1"]
+    assert [line.get_xydata().tolist() for line in curves["f1"].axes[0].lines] == [[[1, 0.4], [2, 0.6]]]
     assert pictures.learning_curve(rows[:1], "loss") is None and pictures.learning_curve([], "acc") is None
 
 

@@ -96,6 +96,12 @@ class CSV(ImageFolder):
                 splits[row.split or "train"].append(Item(row.path, labels[row.label], about))
             else:
                 bad.append(f"{row.path}: there is no such file")
+        if len(bad) == len(rows):
+            raise ValueError(
+                f"no image of {self.origin} is in {self.root}, the folder that its paths are relative to: there is no "
+                f"{self.root / rows[0].path}. Set --data.source.root, to null for the folder of the table; a config "
+                "written for another source may have set it"
+            )
         return Tree(class_names, splits, bool(rows[0].split), bad, [])
 
     def _unit(self, item: Item) -> str:

@@ -110,7 +110,6 @@ def test_only_what_changed_is_decoded_again():
         ("path,label\n1.png,a\n1.png,b\n", "1.png is listed 2 times"),
         ("path,label,split,group\n1.png,a,train,x\n2.png,a,test,x\n", "'x' is in test and train"),
         ("path,label\n1.png,a\n2.png,a\n", "only the label 'a'"),
-        ("path,label\n1.png,a\n2.png,b\n", "1.png: there is no such file"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_refused(content, reason):
@@ -126,6 +125,16 @@ def test_a_table_without_end_is_not_opened(tmp_path):
     for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
         with pytest.raises(OSError, match="it is no file"):
             CSV(str(path)).load("train")
+
+
+def test_a_missing_image_is_named_and_a_wrong_root_is_explained():
+    table = write(rows(9))
+    Path("elsewhere").mkdir()
+    with pytest.raises(ValueError, match=r"no image of table\.csv is in elsewhere.* Set --data\.source\.root"):
+        source(table, root="elsewhere")  # as a config for another source leaves it
+    Path("images/4.png").unlink()
+    with pytest.raises(ValueError, match=r"images/4\.png: there is no such file"):
+        source(table)
 
 
 def test_too_few_groups_for_the_folds_are_refused():
