@@ -54,6 +54,13 @@ NO_EFFECT = {  # arguments of the Trainer that change nothing here
     "enable_checkpointing": "a fit always writes its checkpoints; set checkpoints.* for how often",
     "model_registry": "checkpoints are files of the run; log_model of the W&B logger uploads them",
 }
+NOISE = (  # beginnings of Lightning's warnings about what works as it should
+    r".*isinstance\(treespec, LeafSpec\)",
+    "The `srun` command is available",  # wherever SLURM is installed
+    "The number of training batches",  # fewer than log_every_n_steps: a small folder
+    "Total length of `list` across ranks is zero",  # nothing is validated
+    r"Found \d+ module\(s\) in eval mode",  # BatchNorm of frozen layers
+)
 
 
 class CLI(LightningCLI):
@@ -75,8 +82,8 @@ class CLI(LightningCLI):
         for library in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(library).setLevel(logging.WARNING)
         # its own use of what torch 2.15 deprecates, at every start
-        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        warnings.filterwarnings("ignore", "The `srun` command is available")  # said wherever SLURM is installed
+        for noise in NOISE:
+            warnings.filterwarnings("ignore", noise)
         strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
         texts = {"prog": f"main.py {args[0]}", "description": VERBS[args[0]][1], "epilog": EPILOG}
         super().__init__(
