@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-MOST_PARTS = 20  # of which some are held out, if whole groups are
+MOST_PARTS = 20  # the largest denominator of the fraction, if whole groups are held out
 
 
 def stratified_split(

@@ -17,6 +17,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import wraps
+from glob import escape
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -211,7 +212,7 @@ class Wandb(WandbLogger):
             kept = [(int(row.pop("step")), {k: float(v) for k, v in row.items() if v}) for row in before(step, rows)]
             last = max([place for place, row in kept if "epoch" in row], default=step)
             folder = Path(run.dir).parent
-            earlier = [path for path in folder.parent.glob(f"*run-*-{run.id}*") if path != folder]
+            earlier = [path for path in folder.parent.glob(f"*run-*-{escape(run.id)}*") if path != folder]
             sent = any(path.name.startswith("run-") or any(path.glob("*.synced")) for path in earlier)
             after = None
             if sent if run.offline else run.starting_step and any("epoch" not in row for _, row in kept):

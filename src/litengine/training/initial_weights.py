@@ -30,7 +30,7 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str], class
     """
     content = _content(Path(path))
     tensors = _state_dict(content, path)
-    theirs = content["data"]["class_names"] if Path(path).suffix == ".ckpt" else class_names
+    theirs = content["data"].get("class_names", ()) if Path(path).suffix == ".ckpt" else class_names
     if class_names and list(theirs) != list(class_names):
         for name in _head(network, len(class_names)):
             tensors.pop(name, None)  # else the logit of one class would start as that of another
