@@ -61,11 +61,13 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
     if directory is None:
         return args, []
     if run_directory.read_state(directory) == "finished" and not others:
-        print_line(f"{relative(directory)} is finished: to go on, give it more, as in --trainer.max_epochs 100")
+        print_line(
+            f"{relative(directory)} is finished: to train longer, raise its limit, as in --trainer.max_epochs 100"
+        )
         sys.exit(0)
     newest = newest_intact(directory / "checkpoints")
     for damage in newest.skipped:
-        print_line(f"passed over: {damage}")
+        print_line(f"skipped: {damage}")
     if newest.path is None and newest.skipped:
         raise ValueError(f"no checkpoint of {relative(directory)} is intact: start the run anew, without --resume")
     place = ["--resume", str(directory), "--trainer.default_root_dir", str(directory)]
@@ -80,7 +82,7 @@ def _config_of(directory: Path) -> Any:
     """The config that a run recorded, with the present name of the project's package."""
     path = directory / run_directory.CONFIG
     try:
-        recorded = yaml.safe_load(path.read_text("utf-8"))
+        recorded = run_directory.read_config(directory)
         check_size(recorded)  # aliases make many values of a few
         recorded["trainer"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:

@@ -8,8 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litengine import __version__, project
-from litengine.files import write_whole
-from litengine.training.run_directory import CONFIG
+from litengine.training.run_directory import CONFIG, read_config, write_config
 
 RECORDED = ("name", "seed_everything", "model", "data")  # in a checkpoint
 UNWRITABLE = "Unable to serialize instance"  # jsonargparse writes this in place of the value
@@ -47,10 +46,10 @@ class RecordConfig(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / CONFIG
-        if path.is_file():  # a resumed run: it did not begin with the checkpoint that it continues from
-            self.settings["ckpt_path"] = yaml.safe_load(path.read_text("utf-8")).get("ckpt_path")
-        write_whole(path, yaml.safe_dump(self.settings, sort_keys=False))
+        directory = Path(trainer.default_root_dir)
+        if (directory / CONFIG).is_file():  # a resumed run: it did not begin with the checkpoint that it continues from
+            self.settings["ckpt_path"] = read_config(directory).get("ckpt_path")
+        write_config(directory, self.settings)
         for logger in trainer.loggers:
             logger.log_hyperparams(self.settings)
 

@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
@@ -21,6 +22,7 @@ if sys.platform != "win32":
 State = Literal["starting", "running", "stopped", "failed", "finished"]
 CONFIG, STATE, LOCK = "config.yaml", "state.json", ".lock"
 VALIDATION = "validation.csv"  # the predictions of the validation images
+CHECKSUM = "sha256 of all above: "
 LONGEST_NAME = 200  # bytes
 _owned: dict[Path, IO[str]] = {}
 _made: set[Path] = set()
@@ -51,16 +53,34 @@ def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, 
         directory = Path(given).absolute()
         if read_state(directory) is not None:
             raise ValueError(
-                f"trainer.default_root_dir {given} holds a run: leave it out to get a new directory, or go on with it "
-                f"by --resume {given}"
+                f"trainer.default_root_dir {given} holds a run: omit it to get a new directory, or resume the run with "
+                f"--resume {given}"
             )
         directory.mkdir(parents=True, exist_ok=True)
     if settings is not None:
         own(directory)
         _made.add(directory)
-        write_whole(directory / CONFIG, yaml.safe_dump(settings, sort_keys=False))
+        write_config(directory, settings)
         write_state(directory, "starting")
     return directory
+
+
+def write_config(directory: Path, settings: dict[str, Any]) -> None:
+    """Writes `config.yaml`, with a checksum as its last line: a damaged setting can still be a valid one."""
+    text = yaml.safe_dump(settings, sort_keys=False) + "# "
+    write_whole(directory / CONFIG, f"{text}{CHECKSUM}{sha256(text.encode()).hexdigest()}\n")
+
+
+def read_config(directory: Path) -> Any:
+    """The content of `config.yaml`.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError: if it cannot be read, or its checksum is that of other lines.
+    """
+    text, _, checksum = (directory / CONFIG).read_text("utf-8").partition(CHECKSUM)
+    if checksum and checksum.strip() != sha256(text.encode()).hexdigest():
+        raise ValueError("its checksum differs; if you edited it, delete its last line")
+    return yaml.safe_load(text)
 
 
 def _new_folder(parent: Path) -> Path:

@@ -2,6 +2,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from litengine.files import link
 from litengine.training import run_directory as run
@@ -61,6 +62,27 @@ def test_a_bad_state_file_stops_nothing_and_counts_as_unfinished():
         assert run.read_state(bad) == "running" and run.find("last", "runs") == bad
     (bad / "config.yaml").unlink()
     assert run.find("last", "runs") == good  # without a config it is no run
+
+
+def test_every_flipped_bit_of_a_config_is_found_or_changes_nothing(tmp_path):
+    settings = {"model": {"lr": 0.125, "names": ["a", None]}, "trainer": {"max_epochs": 18}}
+    run.write_config(tmp_path, settings)
+    file, refused = tmp_path / "config.yaml", 0
+    intact = file.read_bytes()
+    for bit in range(8 * len(intact)):
+        damaged = bytearray(intact)
+        damaged[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(damaged)
+        try:
+            assert run.read_config(tmp_path) == settings
+        except (ValueError, yaml.YAMLError):
+            refused += 1
+    assert refused > 8 * intact.index(run.CHECKSUM.encode())
+
+
+def test_a_config_without_a_checksum_is_read(tmp_path):
+    (tmp_path / "config.yaml").write_text("trainer: {max_epochs: 3}")  # of an older run, or edited
+    assert run.read_config(tmp_path) == {"trainer": {"max_epochs": 3}}
 
 
 @pytest.mark.parametrize("name", ["lr[0.1]", "a*b", "?", "-x", "a b", ".hidden", "größe"])
