@@ -31,7 +31,7 @@ class ImageData(ClassificationData):
         seed: of order and augmentation.
         split_seed: of the validation split. It is separate from `seed`, so that runs of several seeds hold out the
             same images.
-        folds: cuts the training set into this many stratified parts, one of which is held out for validation;
+        folds: cuts the training set into this many stratified parts, and holds one out for validation;
             `val_fraction` is not used then.
         fold: the part that is held out, 0 to `folds` - 1.
 

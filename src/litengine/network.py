@@ -179,7 +179,7 @@ def argument_types(target: Any) -> Mapping[str, Any]:
     """The type hints of a class's or function's arguments.
 
     Those of the base classes are among them, and for a function those of the class that it returns, since `**kwargs`
-    are often handed on to it. Arguments without a hint, or with one that cannot be resolved, are left out.
+    are often handed on to it. Arguments without a hint, or with one that cannot be resolved, are omitted.
     """
     hints: dict[str, Any] = {}
     for function in _functions(target):
@@ -213,7 +213,7 @@ def leaves(hint: Any) -> Iterator[Leaf]:
 def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A parsed spec with the arguments that a checkpoint records: what was given, and plain defaults.
 
-    Defaults that jsonargparse found behind `**kwargs` are left out, since the function may not take them, and so are
+    Defaults that jsonargparse found behind `**kwargs` are omitted, since the function may not take them, and so are
     functions and other objects, which a config cannot hold.
     """
     target = import_object(spec["class_path"])

@@ -31,7 +31,7 @@ FLAG = 1_000_000  # rank of flags, which win over every config
 
 class Setting(NamedTuple):
     """One thing that was given: its dotted key, its value as written, `file:line: ` unless it was a flag, and the
-    number of the config that gave it. A higher rank wins; what a checkpoint or a run remembers has -1."""
+    number of the config that gave it. A higher rank wins; the settings of a checkpoint or a run have -1."""
 
     key: str
     value: str
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
 
     @property
     def plain(self) -> str:
-        """The key without what may be left out in flags, and without positions in lists."""
+        """The key without what flags may omit, and without positions in lists."""
         return re.sub(r"\.(\d+|init_args|class_path)(?=\.|$)", "", self.key)
 
     @property
@@ -185,7 +185,7 @@ def _given(args: list[str]) -> Iterator[Setting]:
         if key != "config":
             yield Setting(key.rstrip("+"), value)
             yield from _of_yaml(value, key, "", FLAG) if value.startswith("{") else ()
-        elif value.startswith("{"):  # what a checkpoint remembers: nobody gave it
+        elif value.startswith("{"):  # from a checkpoint: nobody gave it
             yield from _of_yaml(value, "", "config of the checkpoint: ", -1)
         else:
             rank += 1

@@ -245,7 +245,7 @@ class CLI(LightningCLI):
                 raise
             raise OSError(
                 "another process of this run has ended or cannot be reached; its own words, or the log of its machine, "
-                "say why. `fit --resume last` goes on from the last checkpoint"
+                "say why. `fit --resume last` continues from the last checkpoint"
             ) from error
 
     def after_fit(self) -> None:

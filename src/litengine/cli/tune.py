@@ -67,7 +67,9 @@ class TuneCLI(CLI):
 
     def _find_batch_size(self) -> None:
         if not CUDAAccelerator.is_available():
-            raise ValueError("tune --find batch_size looks for what fits into a GPU, and there is none here")
+            raise ValueError(
+                "tune --find batch_size looks for the largest batch that fits into a GPU, and this machine has no GPU"
+            )
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
         images = len(self.datamodule.subset("train").indices)

@@ -35,7 +35,7 @@ class BatchLoader:
         seed: of order and augmentation.
         device: where the batches are wanted.
         rank, world_size: rank of this process, number of processes.
-        position: asked once at the start of an iteration: (epoch, first batch), so that a resumed run goes on in the
+        position: asked once at the start of an iteration: (epoch, first batch), so that a resumed run continues in the
             middle of an epoch.
         prefetch: batches that one background thread makes ahead of the one in use, on a GPU in a stream of its own;
             0 for no thread. Its errors are raised where the batch is asked for, and it ends with the iterator.

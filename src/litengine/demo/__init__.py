@@ -30,7 +30,7 @@ def demo(
         ckpt_path: The checkpoint of a fit, such as best.ckpt.
         host: Address to listen at. With 127.0.0.1 only this machine sees the page, with 0.0.0.0 all of its network.
         port: Port to listen at; by default the first free one from 7860 on.
-        images: Image files, folders and globs, ten of which the page offers to try.
+        images: Image files, folders and globs; the page offers ten of them to try.
         trust: Packages that the checkpoint may name too.
 
     Raises:

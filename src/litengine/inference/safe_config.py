@@ -85,7 +85,7 @@ def read_config(path: str | os.PathLike[str], trusted: Sequence[str] = ()) -> di
         check_facts(content["data"])
         _check_counters(content.get("loops"))
     except ValueError as error:
-        raise ValueError(f"{path} is no intact checkpoint: {error}") from error
+        raise ValueError(f"{path} is not an intact checkpoint: {error}") from error
     config, ignored = check_config(content["config"], trusted)
     for key in ignored:
         print_line(f"{key} of the checkpoint is not used (docs/security.md): give it by a flag if you want it")

@@ -79,7 +79,7 @@ class CSVMetrics(Logger):
         if not self.path.exists() and step > 0:
             log.warning(f"{self.path} is missing: the metrics before step {step} are lost")
         if damaged:
-            log.warning(f"{self.path} is damaged: {damaged} lines are left out, {len(rows)} are kept")
+            log.warning(f"{self.path} is damaged: {damaged} lines are dropped, {len(rows)} are kept")
         self._columns, self._rows = columns, before(step, rows)
         if self.path.exists():
             self._write_all()

@@ -355,7 +355,7 @@ class Wandb(WandbLogger):
             what = f"{doing}: {_in_one_line(error)}"
             if not (fatal or isinstance(error, OSError | wandb.Error)):
                 if doing not in self._failed_calls:
-                    log.warning(f"W&B did not record one thing, and goes on ({what})")
+                    log.warning(f"W&B did not record one item, and continues ({what})")
                 self._failed_calls.add(doing)
             elif not self.lost:
                 run, self.lost = self._run, True

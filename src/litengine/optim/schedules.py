@@ -193,11 +193,11 @@ def make_schedule(
 
 
 def check_length(schedule: LRScheduler, state: dict[str, Any]) -> None:
-    """Raises ValueError if a run is to go on with a schedule whose shape was fixed for another length."""
+    """Raises ValueError if a resumed run has a schedule whose shape was fixed for another length."""
     for name, unit in (("total_steps", "steps"), ("T_max", "epochs")):
         ours, theirs = getattr(schedule, name, None), state.get(name)
         if ours != theirs:
             raise ValueError(
-                f"{type(schedule).__name__} of this run was made for {theirs} {unit} and cannot go on for {ours}: "
+                f"{type(schedule).__name__} of this run was made for {theirs} {unit} and cannot continue for {ours}: "
                 "resume it with the same number of epochs and the same batches, or start a new run"
             )

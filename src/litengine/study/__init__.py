@@ -25,5 +25,5 @@ def run_verb(args: list[str]) -> None:
     else:
         raise ValueError("a search needs Optuna: pip install -e '.[study]'")
     if (stopped_by := run_study(options)) is not None:
-        print(f"stopped; go on with: python main.py {shlex.join(args)}")
+        print(f"stopped; to continue: python main.py {shlex.join(args)}")
         sys.exit(128 + stopped_by)

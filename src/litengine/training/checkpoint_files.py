@@ -58,7 +58,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     """Writes a checkpoint completely or not at all; a `last.ckpt` that it replaces is kept as `previous.ckpt`.
 
     Raises:
-        OSError: if it cannot be written; says why and where the run can go on. Existing files are unchanged.
+        OSError: if it cannot be written; says why, and where to resume. Existing files are unchanged.
         ValueError: if it holds more than tensors and plain data.
     """
     partial = path.with_name(f".{path.name}.partial")  # the same directory: a rename can never become a copy
@@ -184,8 +184,12 @@ def _load(path: str | Path, **options: Any) -> Any:
                 "No code in it was run"
             ) from error
         reason = str(error).partition("\n")[0] or type(error).__name__
-        remedy = f"There are {near}: `fit --resume` picks an intact one by itself" if near else "None is beside it"
-        raise ValueError(f"{path} is no intact checkpoint: {reason}. {remedy}") from error
+        remedy = (
+            f"There are {near}: `fit --resume` picks an intact one by itself"
+            if near
+            else "No other checkpoint lies beside it"
+        )
+        raise ValueError(f"{path} is not an intact checkpoint: {reason}. {remedy}") from error
 
 
 def verify(file: Path) -> None:

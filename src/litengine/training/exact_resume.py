@@ -136,7 +136,7 @@ def _check(callback: Callback) -> None:
     saves |= type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
     known = type(callback).__module__.startswith(("litengine.", "lightning."))  # the others of Lightning have no state
     if vars(callback) and not (saves or known):
-        print_line(f"{name} has no state_dict: what it remembers is not restored when the fit is resumed")
+        print_line(f"{name} has no state_dict: its state is not restored when the fit is resumed")
 
 
 def _check_validation(trainer: Trainer) -> None:

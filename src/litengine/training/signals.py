@@ -75,7 +75,7 @@ class StopOnSignal(Checkpoint):
         for callback in trainer.checkpoint_callbacks if save else ():
             if isinstance(callback, Checkpoints):
                 callback.save(trainer)
-        print_line(f"stopped; to go on: python main.py fit --resume last (or {relative(trainer.default_root_dir)})")
+        print_line(f"stopped; to resume: python main.py fit --resume last (or {relative(trainer.default_root_dir)})")
         # The agent counts runs that end with another code than 0 as failures, and ends after some of them.
         early_stopped = number == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
         # Lightning kills the first process some seconds after one that it started has ended with an error.

@@ -73,7 +73,7 @@ def test_a_stopped_study_continues_to_the_same_table(number, study, program):
     stopped.send_signal(number)
     printed, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 128 + number, printed
-    assert "stopped; go on with: python main.py study --folds 3 --model.until go --workers 2" in printed
+    assert "stopped; to continue: python main.py study --folds 3 --model.until go --workers 2" in printed
     states = [read_state(path.parent) for path in HOME.glob("*/*/state.json")]
     assert states == ["stopped", "stopped"] and not (HOME / "study.csv").exists()
     Path("go").touch()

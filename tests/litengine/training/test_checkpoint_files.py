@@ -256,7 +256,9 @@ def test_damage_is_named_with_the_remedy(damage: Callable[[bytes], bytes]) -> No
     save(content(2), LAST)
     LAST.write_bytes(damage(LAST.read_bytes()))
     for load in (read, CheckpointFiles().load_checkpoint):
-        with pytest.raises(ValueError, match="c/last.ckpt is no intact checkpoint: it is empty.* There are c/previous"):
+        with pytest.raises(
+            ValueError, match="c/last.ckpt is not an intact checkpoint: it is empty.* There are c/previous"
+        ):
             load(LAST)
 
 

@@ -21,7 +21,7 @@ class CIFAR10(Source):
 
     Args:
         root: the folder that holds, or will hold, the archive and the files in it.
-        url: a mirror of the archive; None is the address of its author.
+        url: a mirror of the archive; None means the address of its author.
     """
 
     file_arguments = ("root",)
@@ -53,7 +53,7 @@ class CIFAR10(Source):
         dataset = self._dataset_class()
         archive = self.root / dataset.filename
         remedy = (
-            f"Put the archive by hand at {archive.absolute()}, or name a mirror with --data.source.url. "
+            f"Put the archive at {archive.absolute()}, or name a mirror with --data.source.url. "
             "`--config configs/digits.yaml` needs no download."
         )
         try:

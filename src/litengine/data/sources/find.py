@@ -12,7 +12,7 @@ from .tree import walk
 
 log = logging.getLogger(__name__)
 
-NAMED = 5  # of the paths that are left out
+NAMED = 5  # of the skipped paths
 
 
 def find_images(words: Iterable[str]) -> list[str]:
@@ -20,7 +20,7 @@ def find_images(words: Iterable[str]) -> list[str]:
 
     A file is taken whatever it is. A folder means the images anywhere below it, links followed: files with the suffix
     or the content of an image format, except hidden ones and leftovers of systems. A glob means such files and
-    folders; `**` matches any folders. A warning counts what is left out.
+    folders; `**` matches any folders. A warning counts the skipped entries.
 
     Raises:
         ValueError: for a word without an image: missing (with similar names), an empty folder, a glob without match.
@@ -48,7 +48,7 @@ def find_images(words: Iterable[str]) -> list[str]:
         left_out |= candidates.keys() - images
     if names := sorted(left_out - {*found}):
         more = ", …" if len(names) > NAMED else ""
-        log.warning("%d entries are no images and are left out: %s%s", len(names), ", ".join(names[:NAMED]), more)
+        log.warning("%d entries are not images and are skipped: %s%s", len(names), ", ".join(names[:NAMED]), more)
     return list(dict.fromkeys(found))
 
 

@@ -42,7 +42,7 @@ class ImageFolder(Source):
 
     An image is turned upright by its EXIF orientation and converted to RGB (alpha is dropped, as torchvision does it).
     By default it is resized until it covers `image_size`, and its centre cropped. Class folders are read recursively,
-    links are followed. Hidden files and leftovers of systems are passed over and counted, and so are images that are
+    links are followed. Hidden files and leftovers of systems are skipped and counted, and so are images that are
     in two splits. A cache below `root` is not read as images. A layout that is not understood is refused.
 
     Args:
@@ -184,9 +184,9 @@ class ImageFolder(Source):
             missing = [*(f"training image of the class {tree.class_names[label]!r}" for label in without), *missing]
         if missing:
             raise ValueError(f"No {missing[0]} in {self.origin} can be decoded: repair or remove it.")
-        notes = {"damaged files are left out": len(damaged), **_duplicates(rows)}
+        notes = {"damaged files are skipped": len(damaged), **_duplicates(rows)}
         if tree.passed_over:
-            notes[f"entries are no images and are passed over, such as {tree.passed_over[0]}"] = len(tree.passed_over)
+            notes[f"entries are not images and are skipped, such as {tree.passed_over[0]}"] = len(tree.passed_over)
         index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits), "damaged": damaged}
         notes = {words: count for words, count in notes.items() if count}
         (directory / "index.json").write_text(json.dumps({**index, "notes": notes}))

@@ -97,7 +97,7 @@ def fingerprint(root: Path, cache: Path | None = None) -> str:
 
 
 def scan(root: Path, cache: Path | None = None) -> Tree:
-    """Read the names in a folder; the folder `cache` in it is left out.
+    """Read the names in a folder; the folder `cache` in it is skipped.
 
     Raises OSError if it cannot be read, ValueError if its layout is not understood.
     """

@@ -67,7 +67,7 @@ def test_what_is_left_out_is_counted(files, caplog):
     os.symlink("gone", "pets/dead")
     find_images(["pets", "pets/*"])
     names = "pets/.git, pets/.hidden.png, pets/dead, pets/deep/Thumbs.db, pets/notes.txt, …"
-    assert caplog.record_tuples[0][1:] == (logging.WARNING, f"6 entries are no images and are left out: {names}")
+    assert caplog.record_tuples[0][1:] == (logging.WARNING, f"6 entries are not images and are skipped: {names}")
 
 
 def test_bad_entries_named_like_images_are_kept_for_their_reason(files):

@@ -205,7 +205,7 @@ def test_damaged_files_are_left_out_and_counted(root, caplog):
     source = source_of(root, skip_damaged=True)
     source.prepare()
     source.prepare()
-    assert [record.getMessage() for record in caplog.records] == [f"{root}: 8 damaged files are left out"]
+    assert [record.getMessage() for record in caplog.records] == [f"{root}: 8 damaged files are skipped"]
     train, test = source.load("train"), source.load("test")
     assert (train.labels.bincount() + test.labels.bincount()).tolist() == [38, 19]
     for arrays in (train, test):
@@ -230,7 +230,7 @@ def test_what_is_passed_over_and_twins_are_counted(root, caplog):
     assert [record.getMessage().removeprefix(f"{splits}: ") for record in caplog.records] == [
         "20 images of test have the same pixels as images of train",
         "1 images of train have the same pixels as others of train",
-        "1 entries are no images and are passed over, such as train/@eaDir",
+        "1 entries are not images and are skipped, such as train/@eaDir",
     ]
 
 
