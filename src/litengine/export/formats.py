@@ -42,7 +42,7 @@ def write(format: str, classifier: Classifier, settings: Settings, path: Path) -
     network = copy.deepcopy(classifier.network)  # a copy is not compiled
     classifier.network = network.to(memory_format=torch.contiguous_format)
     try:
-        with _quiet():
+        with _quiet(), torch.no_grad():  # with gradients, attention with a mask is traced as what ONNX cannot express
             return WRITERS[format](classifier, settings, path)
     except OSError:
         raise

@@ -242,6 +242,10 @@ def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
         resnet = resnet18(num_classes=10)
         return awakened(resnet, resnet.fc), {"class_path": path, "init_args": {"num_classes": 10}}
     timm = pytest.importorskip("timm")
+    if path == "timm.models.test_vit_relpos":  # attention with a mask
+        arguments = {"num_classes": 10, "img_size": 32}
+        network = timm.create_model("test_vit_relpos", **arguments)
+        return awakened(network, network.head), {"class_path": path, "dict_kwargs": arguments}
     network = timm.create_model("test_efficientnet", num_classes=10)
     arguments = {"init_args": {"model_name": "test_efficientnet"}, "dict_kwargs": {"num_classes": 10}}
     return awakened(network, network.classifier), {"class_path": path, **arguments}
@@ -253,6 +257,7 @@ def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
         ("timm.create_model", "safetensors"),
         pytest.param("timm.create_model", "torch", marks=pytest.mark.slow),
         pytest.param("timm.create_model", "onnx", marks=pytest.mark.slow),
+        pytest.param("timm.models.test_vit_relpos", "onnx", marks=pytest.mark.slow),
         pytest.param("torchvision.models.resnet18", "torch", marks=pytest.mark.slow),
         pytest.param("torchvision.models.resnet18", "onnx", marks=pytest.mark.slow),
     ],
