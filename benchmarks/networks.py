@@ -5,8 +5,8 @@
 
 Every network gets two batches of a folder of 12 images of three classes: `fit`, `fit --resume last` for a second epoch,
 `test`, `predict`, and with --onnx `export`. Images have 64 x 64 pixels; if the network refuses these before the first
-step, 224, and then 299. Each network runs in its own process. With --results, each row goes into a file at once, and a
-later run with that file does not try its networks again.
+step, the size that timm names for it, 224, and then 299. Each network runs in its own process. With --results, each row
+goes into a file at once, and a later run with that file does not try its networks again.
 """
 
 import contextlib
@@ -32,7 +32,6 @@ from PIL import Image
 
 from litcnn.__main__ import main as program
 
-SIZES = (64, 224, 299)
 SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_xx", "mini", "small", "_xs", "_s")  # in names of timm
 SETTINGS = {
     "data.source": "litengine.data.ImageFolder",
@@ -80,6 +79,17 @@ def timm_networks() -> Iterator[tuple[str, int]]:
             yield f"timm.models.{name}", sizes.get(name, 0)
 
 
+def sides(path: str) -> list[int]:
+    """The sides of images to try, in pixels."""
+    own = []
+    if path.startswith("timm."):
+        import timm
+
+        settings = timm.get_pretrained_cfg(path.rpartition(".")[2])
+        own = [settings.input_size[1]] if settings else []
+    return [64, *own, 224, 299]
+
+
 def timm_families() -> str:
     try:
         import timm
@@ -116,7 +126,7 @@ def attempt(path: str, onnx: bool, answers: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="networks-") as home:
         os.chdir(home)
         make_images(Path("images"))
-        for size in SIZES:
+        for size in sides(path):
             found = {"pixels": str(size)}
             for step, args in steps(path, size, onnx).items():
                 found[step] = outcome(args)
