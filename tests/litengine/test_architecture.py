@@ -27,7 +27,11 @@ SLOW = {
 # These modules do nothing else, so they import them at once; others import these modules inside functions
 SLOW_FILES = {
     *("demo/page.py", "demo/server.py", "report/page.py", "report/pictures.py", "report/tracker.py"),
-    *("study/search.py", "study/search_report.py", "study/space.py", "study/storage.py"),
+    *(
+        "study/search.py",
+        "study/search_report.py",
+        "study/space.py",
+    ),
 }
 ELSEWHERE = {
     "module",

@@ -12,7 +12,7 @@ def run_verb(args: list[str]) -> None:
     The same command continues an interrupted study: finished runs are kept, unfinished ones are resumed.
 
     Raises:
-        ValueError: for wrong options, settings, search spaces or storages, before anything is trained; if a run fails.
+        ValueError: for wrong options, settings or search spaces, before anything is trained; if a run fails.
         SystemExit: after a signal (exit code 128 + signal).
     """
     from litengine.study.options import parse

@@ -51,8 +51,6 @@ def parse(args: list[str]) -> argparse.Namespace:
     varied.add_argument("--space", metavar="FILE", help="Search: the settings to try, such as configs/sweep.yaml.")
     add = parser.add_argument
     add("--trials", type=int, metavar="N", help="Runs of the search, finished ones included.")
-    storage = "Shares a search between machines: sqlite:///FILE, postgresql://…, or journal:FILE on a network disk."
-    add("--storage", metavar="URL", help=f"{storage} Default: optuna.db in the study's directory.")
     add("--workers", type=int, default=1, metavar="N", help="Runs at the same time (1).")
     add("--name", help="Name of the study; by default made from the config's name.")
     add("--runs", default="runs", metavar="DIR", help="Folder of all run directories (runs).")
@@ -63,8 +61,8 @@ def parse(args: list[str]) -> argparse.Namespace:
     for name, least in {"folds": 2, "trials": 1, "workers": 1}.items():
         if (number := getattr(options, name)) is not None and number < least:
             raise ValueError(f"--{name} is {number}: give a whole number of {least} or more")
-    if options.space is None and (options.trials or options.storage):
-        raise ValueError("--trials and --storage belong to a search: add --space configs/sweep.yaml, or leave them out")
+    if options.space is None and options.trials:
+        raise ValueError("--trials belongs to a search: add --space configs/sweep.yaml, or omit it")
     own = {"resume", "ckpt_path", "print_config", "test_after_fit", "trainer.default_root_dir"}
     if options.folds:
         own |= {"data.folds", "data.fold"}

@@ -11,12 +11,16 @@ import warnings
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import DatabaseError
 
 from litengine.files import link, relative
 from litengine.study.child import Child, take_lock
@@ -25,20 +29,19 @@ from litengine.study.repeat import train
 from litengine.study.results import print_text, read_epochs, read_result
 from litengine.study.search_report import best_first, report, run_of
 from litengine.study.space import Space, read_space
-from litengine.study.storage import explained, open_storage
 from litengine.study.workers import run_all
 
 STARTUP_TRIALS = 5  # finished before any trial is stopped early
 FAILURES = 3  # in a row end the search: the settings are not the cause then
-SURPLUS = "surplus"  # marks a trial beyond --trials, made when two machines asked at the same moment
+TIMEOUT = 30.0  # seconds to wait for a locked database
 
 
 def search(options: Namespace) -> int | None:
     """Runs the trials that are left, and writes and prints the results of all. Returns the signal that stopped it.
 
     Raises:
-        ValueError: if fit refuses the settings, the search that was begun has other settings, the storage cannot be
-            used, or trials fail one after the other.
+        ValueError: if fit refuses the settings, the search that was begun has other settings, another process works on
+            it, its database cannot be used, or trials fail one after the other.
     """
     space = read_space(options.space)
     if given := {*option_names(options.fit)} & {*space.varied, *space.fixed}:
@@ -51,13 +54,13 @@ def search(options: Namespace) -> int | None:
     settings = resolve([*options.fit, *space.options(example.params)])
     directory = directory_of(options, settings, Path(options.space).stem)
     directory.mkdir(parents=True, exist_ok=True)
-    url = options.storage or f"sqlite:///{directory / 'optuna.db'}"
-    with explained(url):
-        found = Search(space, directory, url, options, settings)
+    with owned(directory), explained(directory / "optuna.db"):
+        found = Search(space, directory, options, settings)
         stopped_by = found.run(options.workers)
-        trials = found.trials()
+        trials = found.study.get_trials()
         finished = best_first(trials, space)
-        if stopped_by is None and finished and (best := run_of(directory, finished[0])):
+        if stopped_by is None and finished:
+            best = run_of(directory, finished[0])
             link(best / "checkpoints" / "best.ckpt", "best.ckpt")
             if options.test:
                 stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
@@ -66,15 +69,35 @@ def search(options: Namespace) -> int | None:
     return stopped_by
 
 
-class TrialRun(Child):
-    """The run of a trial, which reports each epoch to Optuna and stops if the pruner says so. `owner` is a lock of the
-    study process that works on it; `reported` are the epochs that Optuna knows, from 0."""
+@contextmanager
+def owned(directory: Path) -> Iterator[None]:
+    """Raises a ValueError if another process works on the search."""
+    if (lock := take_lock(directory / "lock")) is None:
+        raise ValueError(f"{relative(directory)} is in use by another study: end it, and give one study more --workers")
+    try:
+        yield
+    finally:
+        os.close(lock)
 
-    def __init__(self, folder: Path, fit: list[str], metric: str, trial: Trial, owner: int, reported: set[int]) -> None:
+
+@contextmanager
+def explained(database: Path) -> Iterator[None]:
+    """Turns the errors of a database into a ValueError that names it and the reason."""
+    try:
+        yield
+    except (DatabaseError, StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(f"the trials in {relative(database)} cannot be used: {reason}") from error
+
+
+class TrialRun(Child):
+    """The run of a trial, which reports each epoch to Optuna and stops if the pruner says so. `reported` are the epochs
+    that Optuna knows, from 0."""
+
+    def __init__(self, folder: Path, fit: list[str], metric: str, trial: Trial, reported: set[int]) -> None:
         super().__init__(folder, fit)
         self.metric = metric
         self.trial = trial
-        self.owner = owner
         self.reported = reported
         self.pruned = False
 
@@ -91,18 +114,19 @@ class TrialRun(Child):
 
 
 class Search:
-    """Trials of a search, kept in a storage that several machines may share. A trial that was stopped or killed stays
-    `running` in the storage, until the next study in the same directory resumes it."""
+    """Trials of a search, kept in a database. A trial that was stopped or killed stays `running` there, until the next
+    study in the same directory resumes it."""
 
-    def __init__(self, space: Space, directory: Path, url: str, options: Namespace, settings: dict[str, Any]) -> None:
+    def __init__(self, space: Space, directory: Path, options: Namespace, settings: dict[str, Any]) -> None:
         self.space = space
-        self.directory = directory  # its name is the study's name in the storage
+        self.directory = directory  # its name is the study's name in the database
         self.fit = [*options.fit, f"--checkpoints.monitor={space.metric}", f"--checkpoints.mode={space.mode}"]
         self.seed = settings["seed_everything"]
         self.grid = space.grid() if space.method == "grid" else []
         self.wanted = min(number for number in (options.trials, len(self.grid)) if number)
         self.failures = 0  # in a row
-        self.storage = open_storage(url)
+        url = f"sqlite:///{directory / 'optuna.db'}"
+        self.storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": TIMEOUT}})
         epochs = settings["trainer"]["max_epochs"] or 0
         self.study = optuna.create_study(
             storage=self.storage,
@@ -112,56 +136,43 @@ class Search:
             load_if_exists=True,
         )
         now = {"space": space.record(), "settings": settings}
-        check_same(self.study.user_attrs.get("recorded", now), now, f"the storage of {directory.name}")
+        check_same(self.study.user_attrs.get("recorded", now), now, relative(directory))
         self.study.set_user_attr("recorded", now)
-
-    def trials(self) -> list[FrozenTrial]:
-        """The trials of all machines."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
 
     def run(self, workers: int) -> int | None:
         """Runs all trials that are left, and returns the signal that stopped the search; None if all are done."""
-        if done := sum(trial.state.is_finished() for trial in self.trials()):
+        known = self.study.get_trials()
+        if done := sum(trial.state.is_finished() for trial in known):
             print_text(f"{done} of {self.wanted} trials are done already")
-        return run_all(itertools.chain(self._left_behind(), self._new_runs()), workers, self._ended)
+        left_behind = [trial for trial in known if trial.state == TrialState.RUNNING]
+        return run_all(itertools.chain(map(self._resumed, left_behind), self._new_runs()), workers, self._ended)
 
-    def _left_behind(self) -> Iterator[TrialRun]:
-        """Trials that a study in this directory had not finished when it ended."""
+    def _resumed(self, known: FrozenTrial) -> TrialRun:
+        """A trial that an earlier study in this directory had not finished when it ended."""
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        for known in self.trials():
-            owner = self._folder(known) / "owner"
-            if known.state == TrialState.RUNNING and owner.is_file() and (lock := take_lock(owner)) is not None:
-                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
-                yield self._run_of(Trial(self.study, trial_id), lock, {*known.intermediate_values})
+        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
+        return self._run_of(Trial(self.study, trial_id), {*known.intermediate_values})
 
     def _new_runs(self) -> Iterator[TrialRun]:
-        """New trials, until there are as many as wanted on all machines."""
-        while len(self.trials()) < self.wanted:
+        """New trials, until there are as many as wanted."""
+        while len(self.study.get_trials(deepcopy=False)) < self.wanted:
             trial = self.study.ask()
-            index = sum(other.number < trial.number for other in self.trials())
-            if index >= self.wanted:  # another machine was faster
-                trial.set_user_attr(SURPLUS, True)
+            if (folder := self._folder(trial)).exists():
                 self.study.tell(trial, state=TrialState.FAIL)
-                return
-            folder = self._folder(trial)
-            lock = None if folder.exists() else take_lock(folder / "owner")
-            if lock is None:
-                self.study.tell(trial, state=TrialState.FAIL)
-                raise ValueError(f"{relative(folder)} is not of a search in this storage: choose another --name")
-            trial.set_user_attr("folder", f"{os.uname().nodename}:{folder}")
-            self.study.sampler = self._sampler(trial.number, index)
-            yield self._run_of(trial, lock, set())
+                raise ValueError(f"{relative(folder)} is not a trial of this search: choose another --name")
+            yield self._run_of(trial, set())
 
-    def _sampler(self, number: int, index: int) -> BaseSampler:
-        """A sampler seeded by the number of the trial: the same after a restart, another one on every machine."""
+    def _sampler(self, number: int) -> BaseSampler:
+        """A sampler seeded by the number of the trial: the same after a restart."""
         seed = zlib.crc32(f"{self.seed}/{number}".encode())
         if self.grid:
-            return PartialFixedSampler(self.grid[index], RandomSampler(seed))
+            return PartialFixedSampler(self.grid[number], RandomSampler(seed))
         return TPESampler(seed=seed) if self.space.method == "bayes" else RandomSampler(seed)
 
-    def _run_of(self, trial: Trial, owner: int, reported: set[int]) -> TrialRun:
+    def _run_of(self, trial: Trial, reported: set[int]) -> TrialRun:
+        self.study.sampler = self._sampler(trial.number)
         fit = [*self.fit, *self.space.options(self.space.suggest(trial))]
-        return TrialRun(self._folder(trial), fit, self.space.metric, trial, owner, reported)
+        return TrialRun(self._folder(trial), fit, self.space.metric, trial, reported)
 
     def _folder(self, trial: Trial | FrozenTrial) -> Path:
         return self.directory / f"trial-{trial.number}"
@@ -183,7 +194,6 @@ class Search:
             if self.failures == FAILURES:
                 raise ValueError(f"{FAILURES} trials in a row failed, the last one: {why}")
             print_text(f"{run.name} failed: {why}")
-        os.close(run.owner)
         return True
 
     def _finished(self, run: TrialRun) -> str:

@@ -14,7 +14,7 @@ from litengine.study.space import Space
 SHOWN = 15  # trials on the terminal
 ENOUGH = 8  # finished trials for importances
 STATES = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-FACTS = ("best_epoch", "epochs", "folder")  # user attributes of a trial
+FACTS = ("best_epoch", "epochs")  # user attributes of a trial
 
 
 def report(directory: Path, space: Space, study: Study, trials: list[FrozenTrial], fit: list[str]) -> None:
@@ -35,7 +35,6 @@ def report(directory: Path, space: Space, study: Study, trials: list[FrozenTrial
     write_csv(directory / "study.csv", columns, [*rows.values()])
     ends = [key.rpartition(".")[2] for key in columns]
     headings = {key: end if ends.count(end) == 1 else key for key, end in zip(columns, ends, strict=True)}
-    del headings["folder"]
     shown = [*({trial.number: rows[trial.number] for trial in finished} | rows).values()][:SHOWN]
     print_table(f"{directory.name}, {len(shown)} of {len(rows)} trials", headings, shown)
     states = [row["state"] for row in rows.values()]
@@ -52,12 +51,10 @@ def report(directory: Path, space: Space, study: Study, trials: list[FrozenTrial
     print_text(f"written: {relative(directory)}/study.csv, study.png" + (", importances.png" if evaluator else ""))
     best = finished[0]
     print_text(f"best: trial {best.number}, {space.metric} {best.value:.4f}")
-    if run_dir := run_of(directory, best):
-        print_text(f"its checkpoint: {relative(run_dir / 'checkpoints' / 'best.ckpt')} (best.ckpt links to it)")
-        test = read_test(run_dir)
-        print_text(f"test/acc {test['test/acc']:.4f}" if test else "next: python main.py test --ckpt_path best.ckpt")
-    else:
-        print_text(f"its run is on another machine: {best.user_attrs['folder']}")
+    run_dir = run_of(directory, best)
+    print_text(f"its checkpoint: {relative(run_dir / 'checkpoints' / 'best.ckpt')} (best.ckpt links to it)")
+    test = read_test(run_dir)
+    print_text(f"test/acc {test['test/acc']:.4f}" if test else "next: python main.py test --ckpt_path best.ckpt")
     print_text(f"its settings:\n  python main.py fit {shlex.join([*fit, *space.options(best.params)])}")
 
 
@@ -67,10 +64,9 @@ def best_first(trials: list[FrozenTrial], space: Space) -> list[FrozenTrial]:
     return sorted(finished, key=lambda trial: trial.value or 0, reverse=space.mode == "max")
 
 
-def run_of(directory: Path, trial: FrozenTrial) -> Path | None:
-    """The run directory of a finished trial; None if it is on another machine."""
-    run_dir: Path = directory / f"trial-{trial.number}" / trial.user_attrs["run"]
-    return run_dir if run_dir.is_dir() else None
+def run_of(directory: Path, trial: FrozenTrial) -> Path:
+    """The run directory of a finished trial."""
+    return directory / f"trial-{trial.number}" / str(trial.user_attrs["run"])
 
 
 def _draw(directory: Path, study: Study, metric: str, evaluator: FanovaImportanceEvaluator | None) -> None:

@@ -33,8 +33,7 @@ def test_other_options_go_to_fit_in_their_order(given, test):
             (["--seeds", given], f"--seeds: '{given}': give different numbers")
             for given in ("4..0", "1,", "0-4", "1,1", "x")
         ),
-        (["--folds", "5", "--trials", "20"], "--trials and --storage belong to a search"),
-        (["--seeds", "0..4", "--storage", "sqlite:///a.db"], "--trials and --storage belong to a search"),
+        (["--folds", "5", "--trials", "20"], "--trials belongs to a search"),
         (["--folds", "5", "--data.fold", "2"], "--data.fold is no option of this study"),
         (["--seeds", "0..4", "--seed_everything=3"], "--seed_everything is no option of this study"),
         (["--folds", "5", "--resume", "last"], "--resume is no option of this study"),

@@ -2,9 +2,7 @@
 
 import signal
 import sqlite3
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -12,9 +10,8 @@ import pytest
 import yaml
 from studies import kill_with_children, rows, trained, wait_for
 
-from litengine.study import storage
+from litengine.study import search as search_module
 from litengine.study.search import TrialRun
-from litengine.study.storage import explained, open_storage
 from litengine.training.run_directory import read_state
 
 HOME = Path("runs/search")
@@ -78,18 +75,16 @@ def test_the_seed_decides_the_trials_also_of_a_search_in_parts(study, capsys):
     assert not {row["model.x"] for row in rows("runs/other")} & {row["model.x"] for row in rows(HOME)}
 
 
-@pytest.mark.parametrize("url", ["sqlite:///shared.db", "journal:shared.log"])
-def test_machines_that_share_a_storage_run_each_trial_once(url, program, study):
-    """Two programs with directories of their own stand for two machines."""
-    command = [*SEARCH, "--trials", "5", "--storage", url, "--model.pause", "0.1", "--workers", "2"]
-    programs = [program(*command, "--runs", runs) for runs in ("one", "two")]
-    for each in programs:
-        printed, _ = each.communicate(timeout=120)
-        assert each.returncode == 0, printed
-    assert trained("one/search") + trained("two/search") == names(5)
-    study(*command, "--runs", "one")  # by now all are known
-    assert [row["state"] for row in rows("one/search")] == ["finished"] * 5
-    assert len({row["model.x"] for row in rows("one/search")}) == 5
+def test_one_study_at_a_time_works_on_a_search(program, study):
+    first = program(*SEARCH, "--trials", "2", "--model.until", "go")
+    wait_for(lambda: [*HOME.glob("trial-0/*/metrics.csv")])
+    with pytest.raises(ValueError, match="runs/search is in use by another study"):
+        study(*SEARCH, "--trials", "2", "--model.until", "go")
+    Path("go").touch()
+    printed, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, printed
+    study(*SEARCH, "--trials", "3", "--model.until", "go")
+    assert trained(HOME) == names(3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -185,21 +180,22 @@ def test_what_cannot_be_searched_is_refused_before_the_first_trial(study, monkey
     assert not Path("runs").exists()
 
 
-def test_another_search_or_storage_in_the_same_place_is_refused(study):
+def test_another_search_in_the_same_place_is_refused(study):
     study(*SEARCH, "--trials", "1")
-    elsewhere = ["--runs", "elsewhere", "--storage", "sqlite:///runs/search/optuna.db"]
     write_space(parameters={"model.x": {"min": 0.0, "max": 2.0}})
-    for place in ([], elsewhere):
-        with pytest.raises(ValueError, match=r"the storage of search holds a study .*varied.model.x.high was 1.0, is"):
-            study(*SEARCH, "--trials", "2", *place)
+    with pytest.raises(ValueError, match=r"runs/search holds a study .*varied.model.x.high was 1.0, is"):
+        study(*SEARCH, "--trials", "2")
     write_space()
     Path("runs/search/optuna.db").unlink()
-    with pytest.raises(ValueError, match="runs/search/trial-0 is not of a search in this storage"):
+    with pytest.raises(ValueError, match="runs/search/trial-0 is not a trial of this search"):
+        study(*SEARCH, "--trials", "2")
+    Path("runs/search/optuna.db").write_bytes(b"no database at all, but long enough to be one" * 100)
+    with pytest.raises(ValueError, match=r"runs/search/optuna.db cannot be used: .*file is not a database"):
         study(*SEARCH, "--trials", "2")
 
 
-def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeypatch):
-    monkeypatch.setattr(storage, "TIMEOUT", 0.1)
+def test_a_database_that_gets_locked_stops_the_search_and_its_runs(study, monkeypatch):
+    monkeypatch.setattr(search_module, "TIMEOUT", 0.1)
     study(*SEARCH, "--trials", "1", "--model.pause", "0.2")
     other = sqlite3.connect("runs/search/optuna.db", isolation_level=None)
     poll = TrialRun.poll
@@ -210,41 +206,8 @@ def test_a_storage_that_gets_locked_stops_the_search_and_its_runs(study, monkeyp
         return poll(run)
 
     monkeypatch.setattr(TrialRun, "poll", lock_then_poll)
-    with pytest.raises(ValueError, match="runs/search/optuna.db cannot be used: .*is locked by another"):
+    with pytest.raises(ValueError, match="runs/search/optuna.db cannot be used: .*is locked"):
         study(*SEARCH, "--trials", "2", "--model.pause", "0.2")
     other.close()
     (run_dir,) = filter(Path.is_dir, (HOME / "trial-1").iterdir())
     assert read_state(run_dir) == "stopped"
-
-
-def test_machines_may_start_at_the_same_moment():
-    """Optuna makes the tables of a new database without a lock."""
-    together = threading.Barrier(4)
-
-    def open_with_others(_):
-        together.wait()
-        return open_storage("sqlite:///some.db").get_all_studies()
-
-    with ThreadPoolExecutor(4) as threads:
-        assert [*threads.map(open_with_others, range(4))] == [[]] * 4
-
-
-@pytest.mark.parametrize(
-    ("url", "content", "words"),
-    [
-        ("sqlite:///bad", b"no database at all, but long enough to be one" * 100, "storage sqlite:///bad cannot be"),
-        ("journal:bad", b"no journal\nat all\n", "storage journal:bad cannot be used: "),
-        ("journal:bad", b'{"op_code": 0, "worker_\n{}\n', "storage journal:bad cannot be used: "),
-        ("journal:bad", b"\xff\xfe\n\xff\n", "storage journal:bad cannot be used: "),
-        ("search.db", b"", r"storage search.db cannot be used: .*\(--storage is sqlite:///FILE"),
-        ("nosuch://host/db", b"", "nosuch://host/db cannot be used: .*nosuch"),
-        ("sqlite:///not/there/some.db", b"", "not/there/some.db cannot be used: .*unable to open database file"),
-        ("journal:not/there/some.log", b"", "not/there/some.log cannot be used: .*No such file or directory"),
-        ("postgresql://me:secret@host/db", b"", r"postgresql://\*\*\*@host/db cannot be used: ModuleNotFoundError"),
-    ],
-)
-def test_a_storage_that_cannot_be_used_is_named_without_its_password(url, content, words):
-    Path("bad").write_bytes(content)
-    with pytest.raises(ValueError, match=words) as error, explained(url):
-        open_storage(url)
-    assert "secret" not in str(error.value)
