@@ -44,9 +44,7 @@ EPILOG = (
     "with it (--dropout 0.2, --lr, --epochs). A flag changes one item of a list: --data.augment.0.padding 4. "
     "Configs may use ${VARIABLES} of the environment. Flags win over configs, later configs over earlier ones."
 )
-RESUME_HELP = (
-    "Go on with a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
-)
+RESUME_HELP = "Resume a run: `last` (the newest unfinished), `auto` (the same of this name, or a new run), or its path."
 NO_EFFECT = {  # arguments of the Trainer that change nothing here
     "limit_predict_batches": "the Trainer does not predict; use main.py predict",
     "use_distributed_sampler": "each process always gets its slice of every batch",
