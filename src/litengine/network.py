@@ -112,10 +112,11 @@ def facts_taken(spec: Mapping[str, Any], channels: int, height: int, width: int,
         facts["input_size"] = [height, width]
         if _loads_weights(spec):
             facts["transform_input"] = True  # with its weights, torchvision sets it
-    hint = argument_types(target).get("image_size")
-    pairs = [(typing.get_origin(each) or each) in PAIRS for each in (hint, *typing.get_args(hint))]
-    if any(pairs):
-        facts["image_size"] = [height, width] if pairs[0] else size
+    for name in {"image_size", "img_size"} & {*facts}:
+        hint = argument_types(target).get(name)
+        pairs = [(typing.get_origin(each) or each) in PAIRS for each in (hint, *typing.get_args(hint))]
+        if any(pairs):
+            facts[name] = [height, width] if pairs[0] else size
     taken = {name: value for name, value in facts.items() if name in names or name in (spec.get("init_args") or {})}
     if height != width and taken.get("image_size") == height:
         raise ValueError(

@@ -137,6 +137,7 @@ class Required(nn.Module):
     [
         (f"{__name__}.Pair", {"image_size": 48}, {"image_size": [48, 64]}),
         (f"{__name__}.Required", {"image_size": [48, 48]}, {"image_size": [48, 64]}),
+        ("timm.models.mvitv2_tiny", *({"num_classes": 7, "in_chans": 3, "img_size": [48, side]} for side in (48, 64))),
         ("torchvision.models.maxvit_t", *({"num_classes": 7, "input_size": [48, side]} for side in (48, 64))),
     ],
 )

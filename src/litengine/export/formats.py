@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from litengine.data.sources.pixels import sides
 from litengine.inference.predictor import Classifier
@@ -70,8 +71,13 @@ def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
 
 
 def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
+    attention = torch.ops.aten.scaled_dot_product_attention.default
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # torch's exporter knows attention of four dimensions only, as matrix products any
+        traced = _trace(classifier).run_decompositions({attention: torch.export.default_decompositions()[attention]})
     program = torch.onnx.export(
-        _trace(classifier),
+        traced,
         input_names=["images"],
         output_names=["probabilities"],
         dynamic_shapes={"images": {0: "batch"}},

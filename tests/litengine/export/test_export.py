@@ -74,6 +74,11 @@ class Loops(Head):
     def forward(self, images):
         return torch.stack([self.head(image.mean((1, 2))) for image in images])
 
+class Blocks(Head):
+    def forward(self, images):  # attention in blocks of rows, of five dimensions, as in timm's Nest
+        blocks = images.unflatten(2, (4, 8))
+        return self.head(nn.functional.scaled_dot_product_attention(blocks, blocks, blocks).mean((2, 3, 4)))
+
 class Bessel(Head):
     def forward(self, images):
         return self.head(torch.special.bessel_j0(images.mean((2, 3))))
@@ -518,6 +523,13 @@ def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str
     predictor = project.load("Cond.ckpt", "cpu", ["strange_networks"])
     for images in (dark, bright):
         torch.testing.assert_close(use(path, images), predictor.probabilities(images))
+
+
+@pytest.mark.slow
+def test_attention_of_five_dimensions_as_onnx(strange: Callable[[str], str]) -> None:
+    path = export(strange("Blocks"), trust=["strange_networks"])
+    expected = project.load("Blocks.ckpt", "cpu", ["strange_networks"]).probabilities(digits()[:5])
+    torch.testing.assert_close(use(path, digits()[:5]), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
