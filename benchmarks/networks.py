@@ -31,6 +31,7 @@ from machine import absolute, arguments, describe, publish
 from PIL import Image
 
 from litcnn.__main__ import main as program
+from litengine.network import import_object
 
 SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_xx", "mini", "small", "_xs", "_s")  # in names of timm
 SETTINGS = {
@@ -172,7 +173,9 @@ def main(given: list[str] | None = None) -> None:
     elif args.quick:
         networks = {"torchvision.models.squeezenet1_1": 0}
     else:
-        networks = dict(sorted([*torchvision_networks(), *timm_networks()], key=lambda pair: pair[1]))
+        pairs = sorted([*torchvision_networks(), *timm_networks()], key=lambda pair: pair[1])
+        first = {import_object(path).__module__: path for path, _ in reversed(pairs)}.values()  # of each family
+        networks = dict(sorted(pairs, key=lambda pair: pair[0] not in first))
     context = multiprocessing.get_context("fork")
     rows = []
     if args.results and args.results.exists():
