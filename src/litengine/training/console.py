@@ -79,6 +79,11 @@ class Console(Callback):
             *self.notes,
         ]
         self._print("[bold]" + " · ".join(parts))
+        for split in data.sizes():
+            there = set(np.unique(data.subset(split).labels))
+            if absent := [name for label, name in enumerate(data.class_names) if label not in there]:
+                without = escape(", ".join(shortened(absent)))
+                self._print(f"no {split} images of {without}: means over classes leave these out")
 
     # every epoch
 
@@ -193,13 +198,17 @@ def _print_imbalance(counts: dict[str, int]) -> None:
     if max(counts.values()) <= IMBALANCE * min(counts.values()):
         return
     sizes = [f"{name} {counts[name]:,}" for name in sorted(counts, key=counts.__getitem__)]
-    shown = sizes if len(sizes) <= LISTED else [*sizes[: LISTED - 1], "…", sizes[-1]]
     print_line(
         escape(
-            f"classes differ in size: {', '.join(shown)} training images. Consider --model.class_weights balanced or "
-            "--data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
+            f"classes differ in size: {', '.join(shortened(sizes))} training images. Consider --model.class_weights "
+            "balanced or --data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
         )
     )
+
+
+def shortened(items: list[str]) -> list[str]:
+    """A list for a line: the first five and the last if there are more than six."""
+    return items if len(items) <= LISTED else [*items[: LISTED - 1], "…", items[-1]]
 
 
 def thread_times() -> NDArray[np.int64]:
