@@ -179,6 +179,9 @@ class ClassifierModule(LightningModule):
         # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
         validates = trainer.limit_val_batches != 0 and data.subset("val") is not None
         self._plateau = Plateau(schedule, validates)
+        if (more := self.higher_is_better(self._plateau.monitor)) not in (None, schedule.mode == "max"):
+            mode = "max" if more else "min"
+            raise ValueError(f"ReduceLROnPlateau watches {self._plateau.monitor} with mode {schedule.mode}: set {mode}")
         if self._loaded.get("plateau"):
             schedule.load_state_dict(self._loaded["plateau"])
         if not validates:

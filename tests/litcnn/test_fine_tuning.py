@@ -70,6 +70,11 @@ def test_they_are_trained_from_the_epoch_given_and_a_resume_in_any_epoch_is_exac
         assert changed(whole.epochs[-1], rest.epochs[-1]) == set()
 
 
+def test_an_epoch_without_patterns_is_refused():
+    with pytest.raises(ValueError, match=r"unfreeze_at_epoch 2 has no effect alone: give model\.freeze"):
+        classifier(unfreeze_at_epoch=2)
+
+
 def test_a_pattern_that_matches_nothing_names_the_modules():
     with pytest.raises(ValueError, match=r"model.freeze 'backbone' matches no parameter of the network; .* 0, 1, 2"):
         classifier(freeze=["backbone"])

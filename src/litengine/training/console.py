@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rich
@@ -92,6 +92,11 @@ class Console(Callback):
         if trainer.strategy.root_device.type == "cpu" and torch.get_num_threads() > 1:
             self._thread_times = thread_times()
             self._look_at_threads_at = self._started + LOOK_AT_THREADS_AFTER
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor, mode, model = getattr(each, "monitor", None), getattr(each, "mode", None), cast("Any", pl_module)
+            if monitor and mode and model.higher_is_better(monitor) not in (None, mode == "max"):
+                other = "min" if mode == "max" else "max"
+                self._print(f"warning: {type(each).__name__} watches {monitor} with mode {mode}: did you mean {other}?")
         if trainer.global_step:
             self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
