@@ -9,19 +9,20 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.classification import MulticlassAccuracy
 
 from litengine.module import ClassifierModule
 from litengine.optim import check_settings, decay_rates, parameter_groups
+from litengine.tally import MeanAUROC, MeanF1, MeanRecall
 from litengine.views import TTA
 
 Name = Literal["acc", "acc_top5", "balanced_acc", "f1", "auroc"]
 METRICS: dict[Name, Callable[[int], Metric]] = {  # called with the number of classes
     "acc": lambda classes: MulticlassAccuracy(classes, average="micro", validate_args=False),
     "acc_top5": lambda classes: MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-    "balanced_acc": lambda classes: MulticlassAccuracy(classes, average="macro"),  # the mean recall of the classes
-    "f1": lambda classes: MulticlassF1Score(classes, average="macro"),
-    "auroc": lambda classes: MulticlassAUROC(classes, average="macro"),
+    "balanced_acc": lambda classes: MeanRecall(classes, average="none"),  # these three over the classes with images
+    "f1": lambda classes: MeanF1(classes, average="none"),
+    "auroc": lambda classes: MeanAUROC(classes, average="none"),
 }
 Batch = tuple[Tensor, Tensor]  # images uint8 (N, C, H, W), labels int64 (N,)
 

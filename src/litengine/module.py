@@ -79,6 +79,7 @@ class ClassifierModule(LightningModule):
         self.temperature = 1.0  # of a checkpoint (see `litengine.training.calibration`)
         self.members: list[Any] = []  # other classifiers, whose probabilities a test averages with its own
         self.has_schedule = True  # False: `with_schedule` makes none, because a callback sets the rate
+        self.expected: dict[str, Any] = {}  # facts of the data in the checkpoint that the command line names
         self.class_names: list[str] = []
         self.image_shape: tuple[int, ...] = ()
         self.class_counts: list[int] = []  # training images of each class; known in a fit
@@ -178,6 +179,9 @@ class ClassifierModule(LightningModule):
         # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
         validates = trainer.limit_val_batches != 0 and data.subset("val") is not None
         self._plateau = Plateau(schedule, validates)
+        if (more := self.higher_is_better(self._plateau.monitor)) not in (None, schedule.mode == "max"):
+            mode = "max" if more else "min"
+            raise ValueError(f"ReduceLROnPlateau watches {self._plateau.monitor} with mode {schedule.mode}: set {mode}")
         if self._loaded.get("plateau"):
             schedule.load_state_dict(self._loaded["plateau"])
         if not validates:
@@ -198,6 +202,8 @@ class ClassifierModule(LightningModule):
             self.normalize.set(*data.statistics())
         if self.normalize.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        if self.expected:
+            check_same_data(self.expected, self.class_names, self.image_shape)
         check_network(self.network, self.normalize, self.image_shape, self.class_names, training=stage == "fit")
         if stage == "fit":
             if self.frozen.until < inf and self.trainer.world_size > 1:

@@ -221,7 +221,7 @@ def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
     own, given = inspect.signature(target).parameters, _given(spec)
     kept: dict[str, Any] = {}
     for name, value in (spec.get("init_args") or {}).items():
-        if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple, type))):
+        if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple))):
             kept[name] = worth_recording(value) if is_spec(value) else value
     return {
         **{key: value for key, value in spec.items() if key != "init_args"},

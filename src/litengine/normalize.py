@@ -35,7 +35,8 @@ class Normalize(nn.Module):
             result = pixels.flatten(2).to(torch.float32).sub_(mean).div_(std)  # (N, H, W * C)
             result = result.view(pixels.shape).permute(0, 3, 1, 2)
         else:
-            result = images.to(torch.float32, copy=True).sub_(mean).div_(std)
+            # an image that was decoded alone lies channels last in memory, which .view in a network refuses
+            result = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format).sub_(mean).div_(std)
         return result.to(torch.get_default_dtype())
 
     def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:

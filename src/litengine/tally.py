@@ -1,10 +1,13 @@
 """Loss, accuracy and metrics of a split, summed on the device."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
+from torchmetrics.utilities import dim_zero_cat
 
 from litengine.distributed import reduced
 
@@ -29,6 +32,7 @@ class Tally:
         self.device = device
         self.metrics = metrics
         self.class_names = class_names
+        self._present = torch.zeros(len(class_names), device=device)  # 1 for classes with images
         self.set(torch.zeros(3))
 
     def set(self, sums: Tensor) -> None:
@@ -50,6 +54,7 @@ class Tally:
             self._settle()
         if self.metrics:
             probabilities = logits.float().softmax(1)
+            self._present.index_fill_(0, labels, 1)
             for collection in self.metrics:
                 collection.update(probabilities, labels)
         return hits
@@ -63,17 +68,20 @@ class Tally:
     def values(self) -> dict[str, Tensor]:
         """Loss and metrics by name (without metrics, loss and `acc`), and starts again from zero.
 
-        A metric with a value for each class has one name for each, such as `test/acc/cat`.
+        A metric with a value for each class has one name for each class that has images, such as `test/acc/cat`.
         """
         loss, correct, images = self.sums()
         self.set(torch.zeros(3))
         values = {f"{self.split}/loss": loss / images}
         if not self.metrics:
             values[f"{self.split}/acc"] = correct / images
+        present = reduced(self._present, "max").tolist() if self.metrics else []
+        self._present.zero_()
         for collection in self.metrics:
             for name, value in collection.compute().items():
                 if value.ndim:
-                    values |= {f"{name}/{label}": each for label, each in zip(self.class_names, value, strict=True)}
+                    rows = zip(self.class_names, value, present, strict=True)
+                    values |= {f"{name}/{label}": each for label, each, there in rows if there}
                 else:
                     values[name] = value
             collection.reset()
@@ -91,3 +99,27 @@ class Tally:
         if self._hits:
             self._correct += torch.cat(self._hits).sum()
             self._hits.clear()
+
+
+class _OverClassesWithImages:
+    """The mean over the classes that have images, of a metric with a value for each class; mixed into that metric.
+
+    torchmetrics counts the recall and the AUROC of a class without images as 0.
+    """
+
+    def compute(self) -> Any:
+        values, own = super().compute(), cast("Any", self)  # type: ignore[misc]
+        present: Any = dim_zero_cat(own.target) if hasattr(own, "target") else torch.nonzero(own.tp + own.fn)
+        return values[present.unique()].mean()
+
+
+class MeanRecall(_OverClassesWithImages, MulticlassAccuracy):
+    """The mean recall of the classes that have images."""
+
+
+class MeanF1(_OverClassesWithImages, MulticlassF1Score):
+    """The mean F1 of the classes that have images."""
+
+
+class MeanAUROC(_OverClassesWithImages, MulticlassAUROC):
+    """The mean area under the ROC curve of each class that has images against the others."""

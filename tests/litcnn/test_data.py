@@ -184,7 +184,7 @@ def test_settings_that_cannot_work_are_refused(options, words):
             "labels of the train split run from 0 to 2, but there are 2 classes: labels 0 to 1 are allowed",
         ),
         (FakeSource(test=(5, 5, 5), names=["cat", "dog"]), "test", "labels of the test split run from 0 to 2"),
-        (FakeSource(train=(2, 2, 2)), "fit", "data.val_fraction 0.1 of 6 training images cannot be held out class by"),
+        (FakeSource(train=(2, 2, 1)), "fit", "data.val_fraction 0.1 of 5 training images cannot be held out class by"),
     ],
 )
 def test_data_that_cannot_work_is_refused_in_setup(source, stage, words):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 import yaml
 from helpers import FakeSource, fit
 from jsonargparse import ArgumentParser
@@ -67,6 +68,11 @@ def test_they_are_trained_from_the_epoch_given_and_a_resume_in_any_epoch_is_exac
         rest = States()
         fit(classifier(**options), data(), rest, epochs=4, ckpt_path="checkpoints/last.ckpt")
         assert changed(whole.epochs[-1], rest.epochs[-1]) == set()
+
+
+def test_an_epoch_without_patterns_is_refused():
+    with pytest.raises(ValueError, match=r"unfreeze_at_epoch 2 has no effect alone: give model\.freeze"):
+        classifier(unfreeze_at_epoch=2)
 
 
 def test_a_pattern_that_matches_nothing_names_the_modules():
@@ -160,6 +166,15 @@ def test_the_head_of_a_checkpoint_with_other_classes_of_the_same_number_is_new()
         line = load_initial_weights(started, "other.ckpt", names)
         assert changed(trained, started.state_dict()) == new
         assert ("new: 2.weight, 2.bias" in line) == bool(new)
+
+
+def test_auxiliary_heads_of_other_classes_are_new_too():
+    trained, started = (torchvision.models.googlenet(num_classes=3, init_weights=False) for _ in range(2))
+    weights = {f"network.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": weights, "data": {"class_names": ["x", "b", "c"]}, "config": {}}, "other.ckpt")
+    load_initial_weights(started, "other.ckpt", ["a", "b", "c"])
+    new = {f"{head}.{kind}" for head in ("fc", "aux1.fc2", "aux2.fc2") for kind in ("weight", "bias")}
+    assert changed(trained.state_dict(), started.state_dict()) == new
 
 
 def test_weights_of_another_network_and_other_files_are_refused():

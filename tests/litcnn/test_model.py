@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from helpers import FakeSource, fit, trainer
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback
+from lightning.pytorch.cli import ReduceLROnPlateau as MonitoredPlateau
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
@@ -395,6 +396,13 @@ def test_plateau_watches_the_validation_loss_and_goes_on_after_a_resume(epochs):
     before = fit_with_losses(LOSSES, Checkpoints(), epochs=epochs, **options)
     after = fit_with_losses(LOSSES, ckpt_path=LAST, **options)
     assert before + after == PLATEAU_RATES
+
+
+def test_plateau_refuses_the_wrong_direction():
+    watching = functools.partial(MonitoredPlateau, monitor="val/acc")  # by default mode min
+    with pytest.raises(ValueError, match="watches val/acc with mode min: set max"):
+        fit(classifier(lr_scheduler=watching), data(), epochs=1)
+    fit(classifier(lr_scheduler=functools.partial(watching, mode="max")), data(), epochs=1)
 
 
 def as_command_line(text: dict) -> ImageClassifier:

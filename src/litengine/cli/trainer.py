@@ -29,7 +29,7 @@ from litengine.loggers import CSVMetrics
 from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
 from litengine.terminal import print_line
 from litengine.training import run_directory
-from litengine.training.checkpoint_files import CheckpointFiles
+from litengine.training.checkpoint_files import CheckpointFiles, read
 from litengine.training.config_record import RECORDED
 from litengine.training.initial_weights import copy_fitting
 from litengine.training.launch import agree, cluster
@@ -58,6 +58,7 @@ NOISE = (  # beginnings of Lightning's warnings about what works as it should
     "The number of training batches",  # fewer than log_every_n_steps: a small folder
     "Total length of `list` across ranks is zero",  # nothing is validated
     r"Found \d+ module\(s\) in eval mode",  # BatchNorm of frozen layers
+    "No positive samples in targets",  # classes without images, which AUROC leaves out
 )
 
 
@@ -181,6 +182,8 @@ class CLI(LightningCLI):
                 name = f"pretrained {spec['class_path'].rpartition('.')[2]}"
                 print_line(f"{name}: {copy_fitting(network, tensors, name)}")
             super().instantiate_classes()
+            if config.ckpt_path:
+                self.model.expected = read(config.ckpt_path)["data"]
             if self.others:  # of the first one Lightning reads the checkpoint
                 paths, trusted = [config.ckpt_path, *self.others], [project.package(), *config.trust]
                 ensemble = Ensemble({path: load(path, self.trainer.strategy.root_device, trusted) for path in paths})
@@ -227,6 +230,8 @@ class CLI(LightningCLI):
         for name, why in NO_EFFECT.items():
             if settings[name] not in (None, self.verb_parser.get_default(f"trainer.{name}")):
                 raise ValueError(f"trainer.{name} {settings[name]} has no effect here: {why}")
+        if settings["gradient_clip_algorithm"] and not settings["gradient_clip_val"]:
+            raise ValueError("trainer.gradient_clip_algorithm has no effect alone: give trainer.gradient_clip_val too")
         if re.search("fsdp|deepspeed|modelparallel", str(settings["strategy"]).lower()):
             raise ValueError(
                 f"trainer.strategy {settings['strategy']} splits the weights over the processes, and checkpoints here "

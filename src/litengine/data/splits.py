@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 
@@ -25,12 +26,13 @@ def stratified_split(
         parts = _grouped(labels, share.denominator, seed, groups)
         held_out = np.sort(np.concatenate(parts[: share.numerator]))
         return np.setdiff1d(np.arange(len(labels)), held_out), held_out
-    indices = np.arange(len(labels))
+    indices, count = np.arange(len(labels)), max(ceil(fraction * len(labels)), len(np.unique(labels)))
     try:
-        kept, held_out = train_test_split(indices, test_size=fraction, stratify=labels, random_state=seed)
+        kept, held_out = train_test_split(indices, test_size=count, stratify=labels, random_state=seed)
     except ValueError as error:
         raise ValueError(
-            f"data.val_fraction {fraction} of {len(labels)} training images cannot be held out class by class: {error}"
+            f"data.val_fraction {fraction} of {len(labels)} training images cannot be held out class by class: {error} "
+            "Add images, leave the class out, or choose another data.val_fraction, 0 for no validation"
         ) from error
     for label in np.setdiff1d(labels, labels[held_out]):  # its share is less than half an image
         own = kept[labels[kept] == label]

@@ -17,10 +17,12 @@ class Frozen:
         until: the epoch (from 0) in which they are trained again; None for never.
 
     Raises:
-        ValueError: for a pattern that matches nothing.
+        ValueError: for a pattern that matches nothing, or an epoch without patterns.
     """
 
     def __init__(self, network: nn.Module, patterns: Sequence[str] = (), until: int | None = None) -> None:
+        if until is not None and not patterns:
+            raise ValueError(f"model.unfreeze_at_epoch {until} has no effect alone: give model.freeze too")
         trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         for pattern in patterns:
             if not any(matches(name, pattern) for name in trainable):

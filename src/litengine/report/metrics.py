@@ -15,8 +15,8 @@ BINS = 15  # of confidence, as in Guo et al. 2017, "On Calibration of Modern Neu
 
 
 class ClassScores(NamedTuple):
-    """Scores of one class, 0 to 1. The precision of a class that was never predicted and the recall of one without
-    images are NaN."""
+    """Scores of one class, 0 to 1. All scores of a class without images, and the precision of one that was never
+    predicted, are NaN."""
 
     label: int
     name: str
@@ -91,20 +91,21 @@ class Results:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """Each 0 to 1: `acc`; `acc_top5` if there are more than five classes; `ece`, the expected calibration error
-        (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes."""
+        (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes
+        that have images."""
         right = self.predictions == self.labels
         metrics = {"acc": right.double().mean()}
         if len(self.class_names) > TOP:
             metrics["acc_top5"] = (self.ranking == self.labels[:, None]).any(1).double().mean()
         metrics["ece"] = classification.binary_calibration_error(_below_one(self.confidences), right.long(), BINS)
-        metrics["f1"] = classification.multiclass_f1_score(self.predictions, self.labels, len(self.class_names))
+        metrics["f1"] = torch.tensor([scores.f1 for scores in self.per_class]).nanmean()
         return {name: float(value) for name, value in metrics.items()}
 
     @cached_property
     def per_class(self) -> list[ClassScores]:
         """The scores of every class, by label."""
         support, predicted = self.confusion.sum(1), self.confusion.sum(0)
-        right = self.confusion.diag().double()
+        right = self.confusion.diag().double().where(support > 0, torch.nan)
         scores = [right / predicted, right / support, 2 * right / (support + predicted)]  # 0 / 0 is NaN
         rows = zip(self.class_names, *(score.tolist() for score in scores), support.tolist(), strict=True)
         return [ClassScores(label, *row) for label, row in enumerate(rows)]

@@ -151,9 +151,9 @@ def class_bars(results: Results) -> Figure:
     chosen = results.worst_classes(MOST_BARS)
     figure, axes = _figure(0.9 + 0.2 * len(chosen))
     places = range(len(chosen))
-    axes.barh(places, np.nan_to_num([c.f1 for c in chosen]), height=0.7, color=GOOD, alpha=0.55, label="F1")
+    axes.barh(places, [c.f1 for c in chosen], height=0.7, color=GOOD, alpha=0.55, label="F1")
     for place, scores in enumerate(chosen):
-        axes.text(0.01, place, f"{100 * scores.f1:.1f}", va="center", fontsize=7.5)
+        axes.text(0.01, place, f"{100 * scores.f1:.1f}" if scores.support else "no images", va="center", fontsize=7.5)
     for name, marker, colour in (("precision", "|", BAD), ("recall", ".", INK)):
         values = [getattr(c, name) for c in chosen]
         axes.plot(values, places, marker, color=colour, label=name, markersize=7, clip_on=False)

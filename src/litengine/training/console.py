@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rich
@@ -79,6 +79,11 @@ class Console(Callback):
             *self.notes,
         ]
         self._print("[bold]" + " · ".join(parts))
+        for split in data.sizes():
+            there = set(np.unique(data.subset(split).labels))
+            if absent := [name for label, name in enumerate(data.class_names) if label not in there]:
+                without = escape(", ".join(shortened(absent)))
+                self._print(f"no {split} images of {without}: means over classes leave these out")
 
     # every epoch
 
@@ -87,6 +92,11 @@ class Console(Callback):
         if trainer.strategy.root_device.type == "cpu" and torch.get_num_threads() > 1:
             self._thread_times = thread_times()
             self._look_at_threads_at = self._started + LOOK_AT_THREADS_AFTER
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            monitor, mode, model = getattr(each, "monitor", None), getattr(each, "mode", None), cast("Any", pl_module)
+            if monitor and mode and model.higher_is_better(monitor) not in (None, mode == "max"):
+                other = "min" if mode == "max" else "max"
+                self._print(f"warning: {type(each).__name__} watches {monitor} with mode {mode}: did you mean {other}?")
         if trainer.global_step:
             self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
@@ -193,13 +203,17 @@ def _print_imbalance(counts: dict[str, int]) -> None:
     if max(counts.values()) <= IMBALANCE * min(counts.values()):
         return
     sizes = [f"{name} {counts[name]:,}" for name in sorted(counts, key=counts.__getitem__)]
-    shown = sizes if len(sizes) <= LISTED else [*sizes[: LISTED - 1], "…", sizes[-1]]
     print_line(
         escape(
-            f"classes differ in size: {', '.join(shown)} training images. Consider --model.class_weights balanced or "
-            "--data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
+            f"classes differ in size: {', '.join(shortened(sizes))} training images. Consider --model.class_weights "
+            "balanced or --data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
         )
     )
+
+
+def shortened(items: list[str]) -> list[str]:
+    """A list for a line: the first five and the last if there are more than six."""
+    return items if len(items) <= LISTED else [*items[: LISTED - 1], "…", items[-1]]
 
 
 def thread_times() -> NDArray[np.int64]:

@@ -32,8 +32,10 @@ def load_initial_weights(network: nn.Module, path: str | os.PathLike[str], class
     tensors = _state_dict(content, path)
     theirs = content["data"].get("class_names", ()) if Path(path).suffix == ".ckpt" else class_names
     if class_names and list(theirs) != list(class_names):
-        for name in _head(network, len(class_names)):
-            tensors.pop(name, None)  # else the logit of one class would start as that of another
+        auxiliary = {name: part for name, part in network.named_modules() if type(part).__name__ == "InceptionAux"}
+        for prefix, part in {"": network, **auxiliary}.items():
+            for name in _head(part, prefix, len(class_names)):
+                tensors.pop(name, None)  # else the logit of one class would start as that of another
     return copy_fitting(network, tensors, f"model.init_from {path}")
 
 
@@ -68,11 +70,11 @@ def _content(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _head(network: nn.Module, classes: int) -> list[str]:
+def _head(network: nn.Module, prefix: str, classes: int) -> list[str]:
     """The names of the parameters of the last layer with an output for each class."""
     last: list[str] = []
-    for prefix, layer in network.named_modules():
-        own = dict(layer.named_parameters(prefix, recurse=False))
+    for place, layer in network.named_modules(prefix=prefix):
+        own = dict(layer.named_parameters(place, recurse=False))
         if any(len(value) == classes for value in own.values() if value.ndim):
             last = list(own)
     return last

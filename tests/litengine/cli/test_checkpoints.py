@@ -86,7 +86,9 @@ def test_tune_leaves_no_run_that_could_be_resumed(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.startswith("runs/seed2/")  # is finished
 
 
-def test_oblong_images_are_fitted_tested_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oblong_images_are_fitted_tested_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     for index in range(24):
@@ -97,6 +99,9 @@ def test_oblong_images_are_fitted_tested_and_exported(tmp_path: Path, monkeypatc
     source = ["--data.source", "litengine.data.ImageFolder", "--data.source.init_args.root", "images", *size]
     main(["fit", *TINY, *FEW, *source, "--data.batch_size", "4"])
     main(["test", "--ckpt_path", "best.ckpt", "--images", "images", "--trainer.logger", "false"])
+    with pytest.raises(SystemExit):  # before the first layer of that size fails
+        main(["test", "--ckpt_path", "best.ckpt", "--data.source.image_size", "16"])
+    assert "images of shape [3, 16, 24], but the data has [3, 16, 16]" in capsys.readouterr().err
     predictor = load("best.ckpt", "cpu")
     assert predictor.image_size == (16, 24) and predictor.classifier.image_shape == (3, 16, 24)
     found = rows(Path("best.ckpt").resolve().parents[1] / "report")

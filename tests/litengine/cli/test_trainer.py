@@ -237,6 +237,10 @@ def test_every_argument_of_the_trainer_is_one_of_these() -> None:
     assert sorted(each) == sorted(inspect.signature(Trainer).parameters)
 
 
+def test_a_way_of_clipping_without_a_limit_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "gradient_clip_val too" in refused(capsys, "--trainer.gradient_clip_algorithm", "value")
+
+
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
 def test_a_strategy_that_splits_the_weights_is_refused(strategy: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--trainer.strategy ddp" in refused(capsys, "--trainer.strategy", strategy, "--trainer.accelerator", "cpu")

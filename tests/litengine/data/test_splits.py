@@ -12,6 +12,9 @@ def test_a_rare_class_has_an_image_on_both_sides():
         counts = np.bincount(labels[held_out])
         assert counts.min() == 1 and abs(counts[0] - 50) <= 1
         assert set(labels[kept]) == {0, 1, 2}
+    few = np.repeat([0, 1, 2], [6, 5, 3])  # a tenth is two images
+    for fraction, each in ((0.1, [1, 1, 1]), (0.4, [3, 2, 1])):
+        assert np.bincount(few[stratified_split(few, fraction, 0)[1]]).tolist() == each
     with pytest.raises(ValueError, match="cannot be held out class by class"):
         stratified_split(np.repeat([0, 1], [9, 1]), 0.1, 0)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import FakeSource, fit
+from lightning.pytorch.callbacks import EarlyStopping
 from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
@@ -34,6 +35,14 @@ def test_a_fit_prints_what_runs_where_and_each_epoch(capsys: pytest.CaptureFixtu
             rf"epoch   {count}/2  train loss {number} acc +\d+\.\d\d%  val loss {number} acc .*  lr 0.001", line
         )
     assert len(epochs) == 2
+
+
+def test_a_callback_that_watches_in_the_wrong_direction_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), lr_scheduler=None)
+    stops = [EarlyStopping("val/acc"), EarlyStopping("val/loss"), EarlyStopping("val/acc", mode="max")]
+    fit(model, ImageData(FakeSource(), batch_size=8, val_fraction=0.2), Console(), *stops, epochs=1)
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: EarlyStopping")]
+    assert warnings == ["warning: EarlyStopping watches val/acc with mode min: did you mean max?"]
 
 
 def test_without_a_terminal_a_long_silence_is_broken(

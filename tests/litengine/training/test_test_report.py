@@ -18,9 +18,10 @@ from wandb_file import WandbFile, find
 
 from litengine.data import Arrays
 from litengine.data.loader import BatchLoader
-from litengine.loggers import Wandb
+from litengine.loggers import CSVMetrics, Wandb
+from litengine.loggers.csv import read_rows
 from litengine.report import page
-from litengine.training import WriteReport
+from litengine.training import Console, WriteReport
 from litengine.training.test_report import gathered_rows
 
 REPORT = Path("report")
@@ -114,6 +115,23 @@ def test_the_terminal_and_the_page_say_it_too(capsys):
     assert "python main.py test --x &#39;a b&#39;" in html and "the &lt;settings&gt; of the run ü" in html
     assert "Learning curves" in html and "Named, 48 test images" in html
     assert f"{100 * metrics['test/acc']:.2f}" in html and "images/0, ü.png" in [row["image"] for row in predictions()]
+
+
+def test_a_class_without_test_images_is_absent_everywhere(capsys):
+    images = ImageData(FakeSource(train=[4] * 3, test=[5, 0, 7]), batch_size=5, val_fraction=0)
+    model = classifier(3)
+    model.network[1].bias.data[1] = 9.0  # all are predicted as b, of which there are no images
+    made = trainer(WriteReport(), Console(), logger=CSVMetrics("."))
+    (logged,) = made.test(model, images, verbose=False)
+    metrics = json.loads((REPORT / "metrics.json").read_text())
+    assert {name for name in logged if name.startswith("test/acc/")} == {"test/acc/a", "test/acc/c"}
+    assert logged.keys() == metrics.keys() and metrics["test/f1"] == metrics["test/acc/a"] == 0
+    with (REPORT / "per_class.csv").open(newline="") as file:
+        assert [*csv.reader(file)][2] == ["b", "", "", "", "0"]
+    html = (REPORT / "index.html").read_text(encoding="utf-8")
+    assert "<dt>classes without images</dt><dd>b</dd>" in html
+    assert "no test images of b: means over classes leave these out" in capsys.readouterr().out
+    assert "test/acc/a" in (columns := read_rows(Path("metrics.csv"))[0]) and "test/acc/b" not in columns
 
 
 @pytest.mark.usefixtures("no_page")

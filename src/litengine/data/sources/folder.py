@@ -9,7 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,7 +111,7 @@ class ImageFolder(Source):
         index = json.loads((directory / "index.json").read_text())
         self._refuse_damaged(index["damaged"])
         for words, count in index["notes"].items():
-            log.warning("%s: %d %s", self.origin, count, words)
+            _warn_once(f"{self.origin}: {count} {words}", directory.absolute())
         self._ready = (directory, index)
 
     def load(self, split: Split) -> Arrays | None:
@@ -260,6 +260,12 @@ class _Paths(Sequence[str]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         return str(self.folder / bytes(self.names[index]).decode("utf-8", "surrogateescape"))
+
+
+@cache
+def _warn_once(message: str, *_: Path) -> None:
+    """Once for each cache: a fit opens it twice, because the network follows the data before the data is made."""
+    log.warning("%s", message)
 
 
 def _digest(pixels: np.ndarray) -> int:
