@@ -26,6 +26,7 @@ from litengine.training.cuda_graph import CudaGraph
 from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
+SET_AT_EACH_STEP = {"_current_fx_name", "_rate", "_weight", "_is_counted", "backward_loss", "gradient_norm"}
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
 
 
@@ -96,6 +97,13 @@ class ClassifierModule(LightningModule):
         self._plateau: Plateau | None = None
         self._loaded: dict[str, Any] = {}  # of the schedules in a checkpoint
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets one of these forty times a step; nn.Module looks at each time whether it is a parameter
+        if name in SET_AT_EACH_STEP:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # What a project overrides or calls
 
     def configure_metrics(self) -> MetricCollection:
@@ -151,7 +159,9 @@ class ClassifierModule(LightningModule):
             batch = Tally("train", labels.device)
             batch.add(loss, logits, labels)
             values = {f"{name}_step": value for name, value in batch.values().items()}
-            self.log_dict(values, prog_bar=True, logger=False)
+            # after a `log_dict` Lightning would read these values at the end of every batch
+            self.trainer.callback_metrics.update(values)
+            self.trainer.progress_bar_metrics.update(values)  # type: ignore[arg-type]
             self._record({**values, "lr_step": self._rate}, self.global_step)
 
     def with_schedule(
@@ -250,13 +260,13 @@ class ClassifierModule(LightningModule):
     # Every step
 
     def on_train_batch_start(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._weight = optimizer_step.weight_of_batch(self.trainer, batch_idx, batch[1])
+        trainer, loader = self.trainer, self.trainer.train_dataloader
+        self._weight = optimizer_step.weight_of_batch(trainer, batch_idx, batch[1])
         # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
-        self._rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
-        loader = self.trainer.train_dataloader
-        is_repeated = isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
-        self._is_counted = self.trainer.is_global_zero or not is_repeated
+        is_repeated = not trainer.is_global_zero and isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
+        self._is_counted = not is_repeated
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         weighted = loss if isinstance(self._weight, float) and self._weight == 1 else loss * self._weight
@@ -275,7 +285,7 @@ class ClassifierModule(LightningModule):
         if gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
             # not by Lightning, which refuses fused optimizers and computes the norm again
             clip_grads_with_norm_(optimizer_step.parameters(optimizer), gradient_clip_val, self.gradient_norm)
-        else:
+        elif gradient_clip_val:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # Every epoch

@@ -7,6 +7,7 @@ import re
 import secrets
 import warnings
 from argparse import ArgumentError
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from litengine import project, training
 from litengine.cli import VERBS, errors
@@ -60,6 +62,13 @@ NOISE = (  # beginnings of Lightning's warnings about what works as it should
     r"Found \d+ module\(s\) in eval mode",  # BatchNorm of frozen layers
     "No positive samples in targets",  # classes without images, which AUROC leaves out
 )
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's own makes a hundred context managers a step."""
+
+    def profile(self, action_name: str) -> Any:
+        return nullcontext()
 
 
 class CLI(LightningCLI):
@@ -203,6 +212,7 @@ class CLI(LightningCLI):
         if settings["barebones"]:
             settings["log_every_n_steps"] = None  # of a recipe; Lightning refuses it
         else:
+            settings["profiler"] = settings["profiler"] or NoProfiler()
             callbacks += [training.Console(self.notes), training.BatchPicture(), training.DrawCurves()]
             callbacks += [built.checkpoints, built.numerics, training.LoggerSteps(), training.ExactResume()]
             callbacks += [training.FitTemperature(), training.WriteReport(["python", "main.py", *self.command])]

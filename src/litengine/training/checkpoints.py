@@ -103,15 +103,15 @@ class Checkpoints(Checkpoint):
             _hand_to_loggers(trainer, path, best=True, fit_ended=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if can_resume_after(trainer, batch_idx):
-            self._save_if_due(trainer)
+        if self._is_due(trainer) and can_resume_after(trainer, batch_idx):  # in this order: the first is quicker
+            self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._keep_best(trainer)
-        if not (trainer.is_last_batch or self._best_is_due):
-            self._save_if_due(trainer)
+        if not (trainer.is_last_batch or self._best_is_due) and self._is_due(trainer):
+            self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best_is_due:
@@ -119,11 +119,10 @@ class Checkpoints(Checkpoint):
             self.save(trainer, BEST)
         self.save(trainer)
 
-    def _save_if_due(self, trainer: Trainer) -> None:
+    def _is_due(self, trainer: Trainer) -> bool:
         # all processes save together, as soon as the clock of one says so
         due = largest(time.monotonic() - self._saved_at >= 60 * self.every_n_minutes, trainer.strategy.root_device)
-        if due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
-            self.save(trainer)
+        return bool(due or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0))
 
     def _keep_best(self, trainer: Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:

@@ -22,6 +22,7 @@ from litengine.training.checkpoints import Checkpoints
 
 LISTED = 6  # classes in a line
 IMBALANCE = 3  # ratio of class sizes from which the start mentions them
+DRAWN = 5  # times a second that the progress bar is drawn
 SILENCE = 25.0  # seconds after which a line shows the progress if there is no bar
 LOOK_AT_THREADS_AFTER = 10.0  # seconds of training
 WAITING = 1 / 3  # part of their time that threads wait for a core, from which that is mentioned
@@ -179,23 +180,22 @@ class Console(Callback):
 
 
 class ProgressBar(RichProgressBar):
-    """Rich's bar on a terminal, with loss and accuracy, which are read every `log_every_n_steps`: reading waits for the
-    device. No bar if the output goes to a file."""
+    """Rich's bar on a terminal, with loss and accuracy, at most five times a second: reading them waits for the device.
+    No bar if the output goes to a file."""
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=10 if rich.get_console().is_terminal else 0)
-        self._read_at = -1
-        self._shown: dict[str, Any] = {}
+        super().__init__(refresh_rate=DRAWN if rich.get_console().is_terminal else 0)
+        self._moved_at = 0.0
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if time.monotonic() - self._moved_at >= 1 / DRAWN or trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *args)
+            self._moved_at = time.monotonic()
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        step = trainer.global_step
-        changed = step % trainer.log_every_n_steps == 0 and step != self._read_at  # type: ignore[attr-defined]
-        if changed or trainer.state.stage != "train":
-            self._read_at = step
-            metrics = super().get_metrics(trainer, pl_module)
-            metrics.pop("v_num", None)
-            self._shown = {name.removesuffix("_step"): f"{value:.3f}" for name, value in metrics.items()}
-        return self._shown
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return {name.removesuffix("_step"): f"{value:.3f}" for name, value in metrics.items()}
 
 
 def _print_imbalance(counts: dict[str, int]) -> None:
