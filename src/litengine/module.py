@@ -26,7 +26,6 @@ from litengine.training.cuda_graph import CudaGraph
 from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
-SET_AT_EACH_STEP = {"_current_fx_name", "_rate", "_weight", "_is_counted", "backward_loss", "gradient_norm"}
 INITIAL_IMAGES = 5000  # that a network with `initialize` gets before training
 
 
@@ -96,13 +95,6 @@ class ClassifierModule(LightningModule):
         self._rate = 0.0
         self._plateau: Plateau | None = None
         self._loaded: dict[str, Any] = {}  # of the schedules in a checkpoint
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets one of these forty times a step; nn.Module looks at each time whether it is a parameter
-        if name in SET_AT_EACH_STEP:
-            self.__dict__[name] = value
-        else:
-            super().__setattr__(name, value)
 
     # What a project overrides or calls
 
