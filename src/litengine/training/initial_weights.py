@@ -92,8 +92,9 @@ def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ValueError(f"model.init_from {path}: the file holds no state dict (names and tensors)")
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    for prefix in PREFIXES * 4:  # they stand in any order
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 

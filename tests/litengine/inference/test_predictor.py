@@ -253,7 +253,7 @@ def test_a_network_of_your_own_needs_its_package_trusted(
         (lambda c: c["data"].update(temperature=10**400), r"its temperature is \[\.\.\.\]"),
         (lambda c: c["data"].update(mean=[math.nan] * 3), r"mean \[nan, nan, nan\] and std .* finite numbers"),
         (lambda c: c["data"].update(std=[-1.0] * 3), r"std \[-1.0, -1.0, -1.0\] are not those of images"),
-        (lambda c: c["data"].update(mean=[10**30] * 3), "are not those of images"),
+        (lambda c: c["data"].update(mean=[10**31] * 3), "are not those of images"),
         (lambda c: c["data"].update(mean=[0.0, 0.0]), "it has 2 means and 3 deviations for images"),
     ],
 )
