@@ -62,8 +62,9 @@ class Contents:
             raise ValueError(f"it has format {version}, and this version reads {FORMAT}")
         shape = tuple(fields["image_shape"])
         contents = cls(**{**fields, "image_shape": shape, "labels": labels.tobytes()})
-        lists = {str: contents.class_names, float | int: [*contents.mean, *contents.std]}
-        if not all(isinstance(value, kind) for kind, values in lists.items() for value in values):
+        numbers: list[Any] = [*contents.mean, *contents.std]
+        named = all(isinstance(name, str) for name in contents.class_names)
+        if not (named and all(isinstance(number, float | int) for number in numbers)):
             raise ValueError("its class names, mean or std are of a wrong type")
         counts = [*shape, contents.per_shard, *contents.sizes.values()]
         if len(shape) != 3 or any(type(count) is not int or count < 1 for count in counts):
