@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LARGEST = 1e30  # of mean and deviation
+
 
 class Normalize(nn.Module):
     """Turns images (N, C, H, W), uint8 0..255 or float 0..1, into (pixels - mean) / std.
@@ -22,7 +24,12 @@ class Normalize(nn.Module):
         self.set([0.0], [1.0])
 
     def set(self, mean: list[float], std: list[float]) -> None:
-        """One number for each channel, in units of 0..1. A channel without any variation is only shifted."""
+        """One number for each channel, in units of 0..1. A channel without any variation is only shifted.
+
+        Raises ValueError for what no images have, such as NaN: the network would give NaN for every image.
+        """
+        if not all(abs(value) < LARGEST for value in (*mean, *std)) or min(std) < 0:
+            raise ValueError(f"mean {mean} and std {std} are not those of images: finite numbers are needed")
         self.mean = torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1)
         self.std = torch.tensor([s or 1.0 for s in std], dtype=torch.float32).view(-1, 1, 1)
         self._made: tuple[tuple[Any, ...], Tensor, Tensor] | None = None  # constants, and the images that they are for

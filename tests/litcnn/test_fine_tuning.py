@@ -184,5 +184,12 @@ def test_weights_of_another_network_and_other_files_are_refused():
     torch.save([1, 2], "list.pth")
     with pytest.raises(ValueError, match="list.pth: the file holds no state dict"):
         load_initial_weights(network(), "list.pth")
+    torch.save({name: value.to("meta") for name, value in network().state_dict().items()}, "hollow.pth")
+    with pytest.raises(ValueError, match=r"hollow.pth: While copying the parameter"):
+        load_initial_weights(network(), "hollow.pth")
+    for name in ("text.pth", "text.safetensors"):
+        Path(name).write_text("no weights")
+        with pytest.raises(ValueError, match=f"model.init_from {name} cannot be read: "):
+            load_initial_weights(network(), name)
     with pytest.raises(FileNotFoundError, match="gone.pth: there is no such file"):
         load_initial_weights(network(), "gone.pth")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from litengine.files import check_can_write, link, relative
+from litengine.files import check_can_write, link, relative, write_whole
 
 
 def test_link_is_replaced_and_relative(tmp_path):
@@ -66,3 +66,12 @@ def test_a_file_that_cannot_be_written_is_named_with_the_reason(monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(OSError, match=r"cannot write a.csv: the folder \. is read-only"):
         check_can_write(Path("a.csv"))
+
+
+def test_nothing_is_written_through_a_link():
+    Path("mine.txt").write_text("mine")
+    for name in ("report.csv", f".report.csv.{os.getpid()}"):  # the second is the temporary file
+        Path(name).symlink_to("mine.txt")
+    write_whole(Path("report.csv"), "new")
+    assert Path("report.csv").read_text() == "new" and Path("mine.txt").read_text() == "mine"
+    assert not Path("report.csv").is_symlink()

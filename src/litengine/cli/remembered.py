@@ -18,6 +18,7 @@ from litengine.files import relative
 from litengine.inference.predictor import checkpoints_in
 from litengine.inference.safe_config import check_size, read_config
 from litengine.loggers import Wandb
+from litengine.network import is_spec
 from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import newest_intact, read
@@ -84,7 +85,7 @@ def _config_of(directory: Path) -> Any:
     try:
         recorded = run_directory.read_config(directory)
         check_size(recorded)  # aliases make many values of a few
-        recorded["trainer"]
+        recorded["trainer"]["logger"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(
             f"{relative(path)} is missing or damaged ({str(error).partition(chr(10))[0]}): give its settings once more "
@@ -99,11 +100,11 @@ def tracker_of(directory: Path) -> Any:
     Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
     or mode, the images of the test would be uploaded to where the stranger says.
     """
-    loggers = as_list(_config_of(directory)["trainer"]["logger"])
-    ours = [logger for logger in loggers if logger["class_path"] == "litengine.loggers.Wandb"]
+    loggers = filter(is_spec, as_list(_config_of(directory)["trainer"]["logger"]))
+    ours: list[Any] = [logger for logger in loggers if logger["class_path"] == "litengine.loggers.Wandb"]
     usual = inspect.signature(Wandb).parameters
     for logger in ours:
-        settings = logger.get("init_args") or {}
+        settings = given if isinstance(given := logger.get("init_args"), dict) else {}
         logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
         if not re.fullmatch(r"[\w-]+", logger["init_args"].get("id", "")):
             logger["init_args"].pop("id", None)

@@ -22,7 +22,7 @@ from litengine.normalize import Normalize
 from litengine.training.checkpoint_files import BEST, LAST
 from litengine.views import TTA, average
 
-LARGEST = 4096  # height and width of the network's images: a checkpoint that names more asks for memory only
+LARGEST = 2048  # height and width of the network's images: a checkpoint that names more asks for memory only
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -92,7 +92,7 @@ class Predictor:
     images were.
 
     Raises:
-        ValueError: if the network was not trained on images with three channels, and sides of 1 to 4,096 pixels.
+        ValueError: if the network was not trained on images with three channels, and sides of 1 to 2,048 pixels.
     """
 
     def __init__(self, classifier: Classifier, device: torch.device | str) -> None:
@@ -161,15 +161,22 @@ class Predictor:
     def probabilities(self, images: Tensor) -> Tensor:
         """float32 (N, classes), on the CPU, of uint8 images (N, 3, H, W).
 
-        Raises ValueError if the network gives another number of classes than the checkpoint names.
+        Raises ValueError if the network cannot take the images, gives another number of classes than the checkpoint
+        names, or numbers that are none.
         """
-        logits = self.classifier.infer(images.to(self.device))
+        try:
+            logits = self.classifier.infer(images.to(self.device))
+        except RuntimeError as error:  # of torch, and whatever network it is
+            raise ValueError(f"the network cannot take images of shape {list(images.shape[1:])}: {error}") from error
         if logits.shape != (len(images), len(self.class_names)):
             raise ValueError(
                 f"the network gives {list(logits.shape)} for {len(images)} images, but the checkpoint names "
                 f"{len(self.class_names)} classes"
             )
-        return logits.float().softmax(1).cpu()
+        probabilities = logits.float().softmax(1).cpu()
+        if not probabilities.isfinite().all():
+            raise ValueError("the network gives NaN or infinity: the weights in the checkpoint are damaged")
+        return probabilities
 
 
 class Ensemble(Predictor):

@@ -6,7 +6,6 @@ checked here, before anything that it names is imported. docs/security.md states
 
 import importlib
 import inspect
-import math
 import os
 import re
 import sys
@@ -22,6 +21,7 @@ from torch import nn
 
 from litengine import project
 from litengine.data.sources.pixels import Reading
+from litengine.data.sources.tree import is_endless
 from litengine.network import (
     BY_NAME,
     LOADS_WEIGHTS,
@@ -34,6 +34,7 @@ from litengine.network import (
     leaves,
     registered_model,
 )
+from litengine.normalize import LARGEST
 from litengine.terminal import print_line
 from litengine.training import checkpoint_files
 from litengine.views import TTA
@@ -67,7 +68,6 @@ PACKAGES = tuple(dict.fromkeys(part.partition(".")[0] for part in PARTS))
 # What timm's description of a set of weights may say, since the shape of the network follows it
 OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay")
 SHAPES = ("input_size", "fixed_input_size", "num_classes", "pool_size", "first_conv", "classifier")
-SPECIAL = ("/proc", "/sys", "/dev")  # folders without images, and without end
 UNKNOWN = Leaf(inspect.Parameter.empty)  # the type of an argument without a hint
 MOST_VALUES, DEEPEST = 100_000, 50  # of a config; those of fits have a few hundred values
 WORD = re.compile(r"[a-z0-9_-]*")  # neither an import path, the name of a class, nor YAML
@@ -151,7 +151,7 @@ def check_facts(facts: Mapping[str, Any]) -> None:
         if not isinstance(values, list | tuple) or not all(isinstance(value, kind) for value in values):
             raise ValueError(f"its {name} is {textwrap.shorten(repr(values), 80)}")
     temperature, tta, channels = facts.get("temperature", 1.0), facts.get("tta", "none"), len(facts["mean"])
-    if not isinstance(temperature, float | int) or not 0 < temperature < math.inf:
+    if not isinstance(temperature, float | int) or not 1 / LARGEST < temperature < LARGEST:
         raise ValueError(f"its temperature is {temperature!r}: a positive number is needed")
     if tta not in get_args(TTA):
         raise ValueError(f"its tta is {tta!r}: {', '.join(get_args(TTA))} are known")
@@ -352,11 +352,11 @@ def _leads_elsewhere(name: str, value: Any, downloads: bool) -> bool:
         return bool(value)
     if not isinstance(value, str):
         return name == "cache_dir"
-    folder = Path(os.path.realpath(os.path.expanduser(value)))
-    if "://" in value or folder in Path.cwd().parents or any(map(folder.is_relative_to, SPECIAL)):
+    folder = os.path.expanduser(value)
+    if "://" in value or is_endless(folder) or Path(os.path.realpath(folder)) in Path.cwd().parents:
         return True
     is_inside = not Path(value).is_absolute() and not {"..", "~"} & set(Path(value).parts)
-    return not is_inside and (name == "cache_dir" or (name == "root" and downloads and not folder.is_dir()))
+    return not is_inside and (name == "cache_dir" or (name == "root" and downloads and not os.path.isdir(folder)))
 
 
 def _is_model_builder(target: Any) -> bool:

@@ -54,20 +54,27 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
         )
     new = [name for name in ours if name not in fitting]
     ours.update(fitting)  # `ours` has the versions of the network's parts
-    network.load_state_dict(ours)
+    try:
+        network.load_state_dict(ours)
+    except RuntimeError as error:  # sparse, quantized or without data
+        raise ValueError(f"{source}: {str(error).partition(chr(10))[2].strip()}") from error
     return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
 
 
 def _content(path: Path) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"model.init_from {path}: there is no such file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
     if path.suffix == ".ckpt":
         return checkpoint_files.read(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both raise many kinds, one for each kind of damage
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"model.init_from {path} cannot be read: {reason}") from error
 
 
 def _head(network: nn.Module, prefix: str, classes: int) -> list[str]:
@@ -87,8 +94,9 @@ def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ValueError(f"model.init_from {path}: the file holds no state dict (names and tensors)")
-    while prefix := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    for prefix in PREFIXES * 4:  # they stand in any order
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 

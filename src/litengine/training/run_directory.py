@@ -24,6 +24,7 @@ CONFIG, STATE, LOCK = "config.yaml", "state.json", ".lock"
 VALIDATION = "validation.csv"  # the predictions of the validation images
 CHECKSUM = "sha256 of all above: "
 LONGEST_NAME = 200  # bytes
+LARGEST_FILE = 2**28  # bytes, of a run that is not ours
 _owned: dict[Path, IO[str]] = {}
 _made: set[Path] = set()
 
@@ -164,7 +165,7 @@ def run_id(directory: Path) -> str:
 def _content(directory: Path) -> dict[str, Any]:
     try:
         content = json.loads((directory / STATE).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -208,9 +209,14 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
 
 
 def run_dir_of(checkpoint: str | Path) -> Path | None:
-    """The run directory that a checkpoint lies in, through links; None if it lies in no run directory."""
+    """The run directory that a checkpoint lies in, through links; None if it lies in none, or in one with links, FIFOs
+    or files of any size: it may be a stranger's, and is read and written."""
     directory = Path(checkpoint).resolve().parent.parent
-    return directory if (directory / CONFIG).is_file() else None
+    return directory if (directory / CONFIG).is_file() and all(map(_is_ordinary, directory.iterdir())) else None
+
+
+def _is_ordinary(path: Path) -> bool:
+    return not path.is_symlink() and (path.is_dir() or (path.is_file() and path.stat().st_size <= LARGEST_FILE))
 
 
 def link_best(checkpoint: Path) -> bool:

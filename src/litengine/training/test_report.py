@@ -70,10 +70,6 @@ class WriteReport(Callback):
         if results is None or not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "report"
-        if folder.is_symlink():  # the run may be a stranger's
-            raise ValueError(
-                f"{folder} is a link to another folder: remove it, or test with --trainer.default_root_dir"
-            )
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
         shown = {name: metrics[name] for name in [*SHOWN_FIRST, *metrics] if name in metrics and name.count("/") == 1}
         print_line(tables.for_terminal(results, shown, relative(folder / "per_class.csv")))

@@ -26,6 +26,17 @@ def test_an_id_that_is_a_pattern_is_not_taken(tmp_path: Path) -> None:
     assert tracker_of(tmp_path)[0]["init_args"] == {"name": "a"}
 
 
+@pytest.mark.parametrize("logger", ["text", "7", "[text, 7, {a: 1}]", "{class_path: os.system, init_args: {a: b}}"])
+def test_loggers_that_are_none_are_left_out(logger: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"trainer: {{logger: {logger}}}")
+    assert tracker_of(tmp_path) is False
+    (tmp_path / "config.yaml").write_text("trainer: {}")
+    with pytest.raises(ValueError, match=r"config\.yaml is missing or damaged"):
+        tracker_of(tmp_path)
+    (tmp_path / "config.yaml").write_text("trainer: {logger: {class_path: litengine.loggers.Wandb, init_args: [x]}}")
+    assert tracker_of(tmp_path)[0]["init_args"] == {}
+
+
 @pytest.mark.parametrize("key", ["name", "project"])
 def test_aliases_that_make_billions_of_values_are_refused(key: str, tmp_path: Path) -> None:
     lists = ["a0: &a0 []", *(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 10))]

@@ -1,6 +1,7 @@
 """A checkpoint as a classifier: what it says against plain torch, what it takes, and what it refuses."""
 
 import copy
+import math
 import re
 import sys
 from collections.abc import Callable
@@ -175,6 +176,22 @@ def test_a_checkpoint_with_another_number_of_class_names_is_refused(content: dic
         project.load("named.ckpt").predict(pixels(8, 8))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["data"].update(image_shape=[3, 1, 1]), r"the network cannot take images of shape \[3, 1, 1\]: "),
+        (lambda c: c["state_dict"]["network.head.4.bias"].fill_(math.nan), "the network gives NaN or infinity"),
+    ],
+)
+def test_a_network_that_gives_no_probabilities(
+    content: dict[str, Any], change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    change(content)
+    torch.save(content, "odd.ckpt")
+    with pytest.raises(ValueError, match=message):
+        project.load("odd.ckpt").predict(pixels(8, 8))
+
+
 def test_missing_files_are_named(predictor: Predictor) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no image gone\.png"):
         predictor.predict(["gone.png"])
@@ -232,6 +249,11 @@ def test_a_network_of_your_own_needs_its_package_trusted(
         (lambda c: c["data"].update(tta="mirror"), "its tta is 'mirror': none, flip, flip.shift are known"),
         (lambda c: c["data"].update(class_names=[1, 2, 3]), r"its class_names is \[1, 2, 3\]"),
         (lambda c: c["data"].update(temperature="hot"), "its temperature is 'hot'"),
+        (lambda c: c["data"].update(temperature=1e308), r"its temperature is 1e\+308"),
+        (lambda c: c["data"].update(temperature=10**400), r"its temperature is \[\.\.\.\]"),
+        (lambda c: c["data"].update(mean=[math.nan] * 3), r"mean \[nan, nan, nan\] and std .* finite numbers"),
+        (lambda c: c["data"].update(std=[-1.0] * 3), r"std \[-1.0, -1.0, -1.0\] are not those of images"),
+        (lambda c: c["data"].update(mean=[10**31] * 3), "are not those of images"),
         (lambda c: c["data"].update(mean=[0.0, 0.0]), "it has 2 means and 3 deviations for images"),
     ],
 )

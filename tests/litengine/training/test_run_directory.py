@@ -1,3 +1,4 @@
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -49,6 +50,24 @@ def test_run_dir_of_a_checkpoint_is_found_through_links(tmp_path):
     assert run.run_dir_of("best.ckpt") == run.run_dir_of(str(best)) == run.run_dir_of(last) == directory
     Path("stranger.ckpt").touch()
     assert run.run_dir_of("stranger.ckpt") is None
+
+
+@pytest.mark.parametrize("name", ["report", "wandb", "export", "metrics.csv", "state.json", ".lock"])
+def test_a_run_with_links_fifos_or_endless_files_is_not_used(name, tmp_path):
+    directory, entry = tmp_path / "runs/cnn/now", tmp_path / "runs/cnn/now" / name
+    (directory / "checkpoints").mkdir(parents=True)
+    (directory / "config.yaml").touch()
+    best = directory / "checkpoints/best.ckpt"
+    assert run.run_dir_of(best) == directory
+    for make in (lambda: entry.symlink_to(tmp_path), lambda: os.mkfifo(entry), lambda: truncate(entry, 2**37)):
+        make()
+        assert run.run_dir_of(best) is None
+        entry.unlink()
+
+
+def truncate(path, size):
+    path.touch()
+    os.truncate(path, size)
 
 
 SETTINGS = {"trainer": {}}

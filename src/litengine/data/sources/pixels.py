@@ -17,6 +17,7 @@ from PIL.ImageFile import ImageFile
 # Pillow hands EPS to Ghostscript, and has no decoder for the others.
 NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 MAX_PIXELS = 2**26  # of one image: 256 MiB as RGB, for which Pillow takes 4 bytes a pixel
+MAX_BYTES = 2**28  # of one file: those pixels without compression; many formats are read byte by byte
 DARK = 2**14  # a 16-bit image whose brightest pixel is darker than this probably has 10, 12 or 14 bits
 ROWS = 256  # of an image that are scaled at once
 ORIENTATION = 0x0112
@@ -79,13 +80,15 @@ def is_image(path: str) -> bool:
 
 @contextmanager
 def open_image(path: str) -> Iterator[ImageFile]:
-    """The image in a file, not yet decoded. Raises ValueError for an empty or special file, without opening it (a FIFO
-    would wait for ever), OSError if it cannot be opened."""
+    """The image in a file, not yet decoded. Raises ValueError for an empty, huge or special file, without opening it (a
+    FIFO would wait for ever), OSError if it cannot be opened."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("is a folder" if stat.S_ISDIR(status.st_mode) else "is a FIFO, socket or device, not a file")
     if status.st_size == 0:
         raise ValueError("is empty")
+    if status.st_size > MAX_BYTES:
+        raise ValueError(f"has {status.st_size:,} bytes, more than {MAX_BYTES:,}: make it smaller first")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mostly about metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -27,6 +27,7 @@ from .stream_files import check_litdata, is_remote, parse_chunk, parse_index
 CONTENTS = "contents"  # the dataset, beside those of the splits, whose one record says what the stream holds
 FORMAT = 1
 SHARD_LIMIT = 2**28  # bytes; we write 2**24
+INDEX_LIMIT = 2**26  # bytes; one of 500,000 shards has them
 LEFT_FREE = 0.1  # of a disk: downloaded shards are not kept beyond that
 ATTEMPTS = 8  # at a request, over half a minute
 PAUSES = (1.0, 5.0)  # seconds before another attempt at a download that failed
@@ -61,6 +62,10 @@ class Contents:
             raise ValueError(f"it has format {version}, and this version reads {FORMAT}")
         shape = tuple(fields["image_shape"])
         contents = cls(**{**fields, "image_shape": shape, "labels": labels.tobytes()})
+        numbers: list[Any] = [*contents.mean, *contents.std]
+        named = all(isinstance(name, str) for name in contents.class_names)
+        if not (named and all(isinstance(number, float | int) for number in numbers)):
+            raise ValueError("its class names, mean or std are of a wrong type")
         counts = [*shape, contents.per_shard, *contents.sizes.values()]
         if len(shape) != 3 or any(type(count) is not int or count < 1 for count in counts):
             raise ValueError(f"its shape or sizes are {counts}")
@@ -214,6 +219,8 @@ class Stream(Source):
         path = Path(self.root, name, file)
         if not path.is_file():  # nor a FIFO, which would never end
             raise FileNotFoundError(f"{path} is not there")
+        if path.stat().st_size > (INDEX_LIMIT if path.suffix == ".json" else 2 * SHARD_LIMIT):
+            raise ValueError(f"{path} has {path.stat().st_size:,} bytes, more than any that this program writes")
         return path.read_bytes()
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 UINT8 = 11  # LitData's number of the type
+MOST_DIMENSIONS = 4  # (N, C, H, W); the product of a million others takes minutes
 
 
 def is_remote(place: str) -> bool:
@@ -58,6 +59,8 @@ def parse_chunk(content: bytes, tensors: int) -> list[np.ndarray]:
     arrays, start = [], start + 4 * tensors
     for size in sizes:
         kind, dimensions = np.frombuffer(content, ">u4", 2, start).tolist()
+        if dimensions > MOST_DIMENSIONS:
+            raise ValueError(f"the chunk holds a tensor with {dimensions:,} dimensions")
         shape = np.frombuffer(content, ">u4", dimensions, start + 8).tolist()
         if kind != UINT8 or size != 8 + 4 * dimensions + prod(shape):
             raise ValueError("the chunk does not hold uint8 tensors")

@@ -16,6 +16,7 @@ from .pixels import Fit, Interpolation, Size
 from .tree import SPLITS, Item, Tree
 
 LISTED = 5  # problems in a message
+MAX_BYTES = 2**29  # of a table: it is read into memory
 
 
 class Row(NamedTuple):
@@ -123,8 +124,8 @@ def read_table(path: Path) -> list[Row]:
         OSError: if it cannot be read.
         ValueError: for missing columns, empty cells, unknown splits, repeated paths, or a group in two splits.
     """
-    if path.exists() and not path.is_file():  # a FIFO or device may have no end
-        raise OSError(f"cannot read the table {path}: it is no file")
+    if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):  # a FIFO may have no end
+        raise OSError(f"cannot read the table {path}: it is no file, or has more than {MAX_BYTES:,} bytes")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

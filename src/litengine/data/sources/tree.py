@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,6 +23,8 @@ SPLIT_NAME = re.compile(
     r"(?:^|[^a-z])(train|test|val|valid|validat|dev|eval|evaluat|holdout)(?:ion|ing|set|data|images?|s)*(?:$|[^a-z])"
 )
 DEEPEST = 100  # folders in each other
+OFTEN = 100  # times that links may lead to one folder: 25 folders with two links to the next one have 2**25 paths
+SPECIAL = ("/proc", "/sys", "/dev")  # folders without images, and without end
 
 
 class Entry(NamedTuple):
@@ -52,17 +54,33 @@ class Tree(NamedTuple):
     passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are no images
 
 
+def is_endless(folder: str) -> bool:
+    """Whether a folder, through links, takes minutes to search: the whole disk, or one that is on no disk."""
+    real = Path(os.path.realpath(folder))
+    return real == Path(real.anchor) or any(map(real.is_relative_to, SPECIAL))
+
+
 def walk(
-    root: Path, cache: Path | None = None, folder: str = "", above: tuple[tuple[int, int], ...] = ()
+    root: Path,
+    cache: Path | None = None,
+    folder: str = "",
+    above: tuple[tuple[int, int], ...] = (),
+    entered: Counter[tuple[int, int]] | None = None,
 ) -> Iterator[Entry]:
     """All entries below `root`, sorted, links followed; nothing is opened. The folder `cache` is not entered.
 
     Raises OSError if `root` cannot be read; an entry below it that cannot be read is a bad one.
     """
+    entered = Counter() if entered is None else entered
     try:
-        here = os.stat(os.path.join(root, folder))
-        if (here.st_dev, here.st_ino) in above or len(above) > DEEPEST:
+        status = os.stat(os.path.join(root, folder))
+        here = (status.st_dev, status.st_ino)
+        entered[here] += 1
+        if here in above or len(above) > DEEPEST:
             yield Entry(folder, "bad", "is too deep, or a link to a folder above it")
+            return
+        if entered[here] > OFTEN:
+            yield Entry(folder, "bad", f"has more than {OFTEN} links that lead to it")
             return
         with os.scandir(os.path.join(root, folder)) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
@@ -79,9 +97,11 @@ def walk(
             elif not entry.is_dir():
                 status = entry.stat()
                 yield Entry(path, "file", f"{status.st_size} {status.st_mtime_ns}")
+            elif entry.is_symlink() and is_endless(entry.path):
+                yield Entry(path, "bad", "is a link to the whole disk, or to a folder of the system")
             elif cache is None or not (cache.exists() and cache.samefile(entry.path)):
                 yield Entry(path, "folder")
-                yield from walk(root, cache, path, (*above, (here.st_dev, here.st_ino)))
+                yield from walk(root, cache, path, (*above, here), entered)
         except OSError as error:  # a link to nothing, or in a circle
             yield Entry(path, "bad", f"cannot be read: {error.strerror}")
 

@@ -269,9 +269,12 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "fifo.png")  # opening it would never end
+    (tmp_path / "huge.jpg").write_bytes(b"\xff\xd8\xff")
+    os.truncate(tmp_path / "huge.jpg", 2**37)  # of holes: Pillow reads them byte by byte
     reasons = {
         "text.jpg": "is not an image of a known format", "cut.jpg": ".*truncated", "empty.png": "is empty",
-        "folder.png": "is a folder", "fifo.png": "is a FIFO", "zero.png": "is a FIFO, socket or device",
+        "folder.png": "is a folder", "fifo.png": "is a FIFO", "huge.jpg": "has 137,438,953,472 bytes, more",
+        "zero.png": "is a FIFO, socket or device",
     }  # fmt: skip
     for name, reason in reasons.items():
         with pytest.raises(ValueError, match=f"{tmp_path / name}: {reason}"):

@@ -1,7 +1,9 @@
 import json
 import os
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from litdata.streaming import Cache
@@ -137,6 +139,9 @@ def test_an_index_that_we_do_not_write_is_refused(change, value):
         ("per_shard", 10**9),
         ("image_shape", [3, 8]),
         ("class_names", 5),
+        ("class_names", ["a", 5, None]),
+        ("mean", "abc"),
+        ("std", [None] * 3),
         ("format", 2),
     ],
 )
@@ -174,6 +179,23 @@ def test_a_shard_that_is_injured(injury, reason):
         assert images[29].shape == (3, 8, 8)  # of another shard
     with pytest.raises((OSError, ValueError), match=f"shard 3 of the train images in stream {reason}"):
         images[30]
+
+
+@pytest.mark.parametrize("file", ["index.json", "chunk-0-0.bin"])
+def test_a_file_of_any_size_is_not_read(file):
+    write(data_of())
+    os.truncate(f"stream/contents/{file}", 2**37)  # of holes: it takes no room
+    with pytest.raises(ValueError, match=r"137,438,953,472 bytes, more than any that this program writes"):
+        Stream("stream").prepare()
+
+
+def test_a_tensor_of_a_million_dimensions_is_refused_at_once():
+    tensor = np.array([11, 10**6, *[2**32 - 1] * 10**6], ">u4").tobytes()
+    header = np.array([1, 12, 16 + len(tensor), len(tensor)], "<u4").tobytes()
+    started = time.perf_counter()
+    with pytest.raises(ValueError, match="a tensor with 1,000,000 dimensions"):
+        stream_files.parse_chunk(header + tensor, 1)
+    assert time.perf_counter() - started < 1
 
 
 def test_without_litdata(monkeypatch):

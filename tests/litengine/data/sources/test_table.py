@@ -122,7 +122,9 @@ def test_what_is_wrong_with_a_table_is_refused(content, reason):
 
 def test_a_table_without_end_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
+    (tmp_path / "holes").touch()
+    os.truncate(tmp_path / "holes", 2**37)
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path, tmp_path / "holes"):
         with pytest.raises(OSError, match="it is no file"):
             CSV(str(path)).load("train")
 

@@ -149,6 +149,21 @@ def test_bad_entries_do_not_end_a_scan(place, monkeypatch):
     assert stat.S_ISFIFO((place / "a/fifo.png").stat().st_mode)
 
 
+def test_links_do_not_lead_to_the_whole_disk_nor_anywhere_for_ever(place):
+    plant(place, *(f"a/{number}/1.png" for number in range(25)))
+    for number in range(24):  # 2**24 paths
+        for name in ("left", "right"):
+            (place / f"a/{number}/{name}").symlink_to(f"../{number + 1}")
+    for name, target in {"disk": "/", "processes": "/proc/self", "devices": "/dev/shm/.."}.items():
+        (place / "a" / name).symlink_to(target)
+    entries = list(walk(place))
+    assert sum(entry.kind == "folder" for entry in entries) < 25 * 250
+    about = {entry.path: entry.about for entry in entries if entry.kind == "bad"}
+    for name in ("disk", "processes", "devices"):
+        assert about[f"a/{name}"] == "is a link to the whole disk, or to a folder of the system"
+    assert "has more than 100 links that lead to it" in about.values()
+
+
 def test_the_fingerprint_sees_every_change_but_leftovers(place):
     plant(place, "a/1.png", "b/1.png")
     seen = [fingerprint(place)]
