@@ -1,7 +1,7 @@
 """ClassifierModule: the base class of the project's model."""
 
 from collections.abc import Callable, Sequence
-from math import ceil, inf, log
+from math import inf, log
 from typing import Any, ClassVar
 
 import torch
@@ -18,7 +18,7 @@ from litengine.data import BatchLoader, Split
 from litengine.datamodule import ClassificationData
 from litengine.network_check import check_network, check_same_data, logits_of
 from litengine.normalize import Normalize
-from litengine.optim import Frozen, Plateau, check_length, make_schedule
+from litengine.optim import Frozen, Plateau, check_length, epochs_of_fit, make_schedule
 from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
@@ -172,7 +172,7 @@ class ClassifierModule(LightningModule):
             return optimizer
         trainer, data = self.trainer, self.trainer.datamodule  # type: ignore[attr-defined]
         schedule, interval = make_schedule(
-            factory, optimizer, lambda: int(trainer.estimated_stepping_batches), self._epochs_of_fit
+            factory, optimizer, lambda: int(trainer.estimated_stepping_batches), lambda: epochs_of_fit(trainer)
         )
         if not isinstance(schedule, ReduceLROnPlateau):  # Lightning restores it
             for state in self._loaded.get("lr_schedulers", ()):
@@ -236,13 +236,6 @@ class ClassifierModule(LightningModule):
             data: ClassificationData = self.trainer.datamodule  # type: ignore[attr-defined]
             initialize: Any = self.network.initialize
             initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
-
-    def _epochs_of_fit(self) -> int:
-        if self.trainer.max_epochs is not None and self.trainer.max_epochs >= 0:
-            return self.trainer.max_epochs
-        self.trainer.fit_loop.setup_data()  # counts the batches; max_steps is given
-        batches = self.trainer.estimated_stepping_batches * self.trainer.accumulate_grad_batches
-        return ceil(batches / self.trainer.num_training_batches)
 
     def on_train_start(self) -> None:
         self._begin_epoch()  # Lightning does not call on_train_epoch_start for the epoch in which a run is resumed

@@ -3,7 +3,7 @@
 from litengine.optim.freezing import Frozen
 from litengine.optim.groups import Role, check_settings, decay_rates, parameter_groups
 from litengine.optim.muon import Muon
-from litengine.optim.schedules import PiecewiseLinear, Plateau, WarmupCosine, check_length, make_schedule
+from litengine.optim.schedules import PiecewiseLinear, Plateau, WarmupCosine, check_length, epochs_of_fit, make_schedule
 
 __all__ = [
     "Frozen",
@@ -15,6 +15,7 @@ __all__ = [
     "check_length",
     "check_settings",
     "decay_rates",
+    "epochs_of_fit",
     "make_schedule",
     "parameter_groups",
 ]

@@ -169,6 +169,15 @@ class Plateau:
             raise ValueError(f"ReduceLROnPlateau watches {self.monitor!r}, but there are {', '.join(values)}")
 
 
+def epochs_of_fit(trainer: Any) -> int:
+    """The epochs that a Trainer trains; those of its `max_steps` if it has no `max_epochs`."""
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        return int(trainer.max_epochs)
+    trainer.fit_loop.setup_data()  # counts the batches
+    batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+    return int(math.ceil(batches / trainer.num_training_batches))
+
+
 def make_schedule(
     factory: Callable[..., LRScheduler | ReduceLROnPlateau],
     optimizer: Optimizer,
