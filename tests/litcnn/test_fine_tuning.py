@@ -72,6 +72,10 @@ def test_they_are_trained_from_the_epoch_given_and_a_resume_in_any_epoch_is_exac
 def test_a_pattern_that_matches_nothing_names_the_modules():
     with pytest.raises(ValueError, match=r"model.freeze 'backbone' matches no parameter of the network; .* 0, 1, 2"):
         classifier(freeze=["backbone"])
+    with pytest.raises(ValueError, match=r"model.freeze \['0', '2'\] leaves nothing to train"):
+        classifier(freeze=["0", "2"])
+    with pytest.raises(ValueError, match="model.unfreeze_at_epoch 1 has no effect without model.freeze"):
+        classifier(unfreeze_at_epoch=1)
 
 
 CONFIG = """
@@ -169,5 +173,11 @@ def test_weights_of_another_network_and_other_files_are_refused():
     torch.save([1, 2], "list.pth")
     with pytest.raises(ValueError, match="list.pth: the file holds no state dict"):
         load_initial_weights(network(), "list.pth")
+    torch.save(nn.Linear(2, 2), "whole.pth")
+    for name in ("cut.pth", "cut.safetensors"):
+        Path(name).write_text("cut")
+    for name in ("whole.pth", "cut.pth", "cut.safetensors"):
+        with pytest.raises(ValueError, match=f"{name}: the file is damaged, or holds more than tensors"):
+            load_initial_weights(network(), name)
     with pytest.raises(FileNotFoundError, match="gone.pth: there is no such file"):
         load_initial_weights(network(), "gone.pth")
