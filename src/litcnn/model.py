@@ -115,6 +115,7 @@ class ImageClassifier(ClassifierModule):
         if weights is not None and len(weights) != len(self.class_names):
             raise ValueError(f"model.class_weights has {len(weights)} numbers for {len(self.class_names)} classes")
         self.weights = None if weights is None else torch.tensor(weights, device=self.device)
+        self._check_loss()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1."""
@@ -157,6 +158,17 @@ class ImageClassifier(ClassifierModule):
             return F.cross_entropy(logits, targets, weights, label_smoothing=label_smoothing)
         loss: Tensor = self.loss(logits, targets)
         return loss
+
+    def _check_loss(self) -> None:
+        logits = torch.zeros(2, len(self.class_names), device=self.device)
+        try:
+            shape = list(self.compute_loss(logits, logits.argmax(1)).shape)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"model.loss cannot take logits (N, classes) and labels (N,): {error}") from error
+        if shape:
+            raise ValueError(
+                f"model.loss gives numbers of shape {shape} for 2 images: one number is needed, their mean"
+            )
 
     def configure_metrics(self) -> MetricCollection:
         """Metrics of validation and test. A metric added here is logged, shown, reported, and can be monitored."""
