@@ -56,6 +56,11 @@ class Console(Callback):
         self._announce(trainer, pl_module)
         model: Any = pl_module
         _print_imbalance(dict(zip(model.class_names, model.class_counts, strict=True)))
+        if val := trainer.datamodule.subset("val"):  # type: ignore[attr-defined]
+            without = sorted({*range(len(model.class_names))} - {*val.labels.tolist()})
+            if without:
+                names = escape(", ".join(model.class_names[label] for label in without[:LISTED]))
+                self._print(f"warning: no validation images of {names}: the metrics of validation leave them out")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announce(trainer, pl_module)

@@ -36,6 +36,12 @@ def test_a_fit_prints_what_runs_where_and_each_epoch(capsys: pytest.CaptureFixtu
     assert len(epochs) == 2
 
 
+def test_classes_without_validation_images_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), lr_scheduler=None)
+    fit(model, ImageData(FakeSource(val=(3, 0, 3)), batch_size=8), Console(), epochs=1)
+    assert "warning: no validation images of b: the metrics of validation leave them out" in capsys.readouterr().out
+
+
 def test_without_a_terminal_a_long_silence_is_broken(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
