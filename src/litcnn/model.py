@@ -114,6 +114,8 @@ class ImageClassifier(ClassifierModule):
             weights = [images / (present * max(1, count)) for count in self.class_counts]
         if weights is not None and len(weights) != len(self.class_names):
             raise ValueError(f"model.class_weights has {len(weights)} numbers for {len(self.class_names)} classes")
+        if weights is not None and min(weights) < 0:
+            raise ValueError(f"model.class_weights has {min(weights)}: choose numbers of 0 or more")
         self.weights = None if weights is None else torch.tensor(weights, device=self.device)
         self._check_loss()
 

@@ -20,6 +20,7 @@ HOMES = {  # the module of a class that is given by its name alone
     "model.network": "{project}.networks",
     "model.optimizer": "torch.optim",
     "model.lr_scheduler": "torch.optim.lr_scheduler",
+    "model.loss": "torch.nn",
     "data.source": "litengine.data",
     "data.augment": "{project}.augment",
     "trainer.callbacks": "lightning.pytorch.callbacks",

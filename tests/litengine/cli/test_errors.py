@@ -38,6 +38,7 @@ MISTAKES = [
     ("fit --config my.yaml", f"{SGD}lr: high\n", "my.yaml:5: model.optimizer.init_args.lr is high: Expected a float"),
     (f"fit --model.network {PACKAGE}.networks.CNNN", "", f"did you mean {PACKAGE}.networks.CNN?"),
     ("fit --model.network resnet18", "", "resnet18; did you mean torchvision.models.resnet18?"),
+    ("fit --model.loss CrossEntropyLos", "", "CrossEntropyLos; did you mean torch.nn.CrossEntropyLoss?"),
     ("fit --model.optimizer sgd", "", "sgd; did you mean torch.optim.SGD?"),
     ("fit --model.network packagee.Net", "", "No module named 'packagee': pip install packagee, or is packagee.py"),
     ("fit --config my.yaml", f"{STOP}ing\n", "my.yaml:3: trainer.callbacks", "callbacks.EarlyStopping?"),
