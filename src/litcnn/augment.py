@@ -99,7 +99,7 @@ class RandomErasing(Augment):
         scale: tuple[float, float] = (0.02, 0.33),
         ratio: tuple[float, float] = (0.3, 3.3),
     ) -> None:
-        self.probability = probability
+        self.probability = _checked("RandomErasing probability", probability, 1)
         self.scale = scale
         self.ratio = ratio
 
@@ -140,7 +140,7 @@ class RandomRotation(Augment):
     """
 
     def __init__(self, degrees: float) -> None:
-        self.degrees = degrees
+        self.degrees = _checked("RandomRotation degrees", degrees)
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         height, width = images.shape[2:]
@@ -159,9 +159,9 @@ class ColorJitter(Augment):
     """
 
     def __init__(self, brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> None:
-        self.brightness = brightness
-        self.contrast = contrast
-        self.saturation = saturation
+        self.brightness = _checked("ColorJitter brightness", brightness)
+        self.contrast = _checked("ColorJitter contrast", contrast)
+        self.saturation = _checked("ColorJitter saturation", saturation)
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         brightness, contrast, saturation = (
@@ -194,7 +194,11 @@ class PerImage(Augment):
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             for image, seed in zip(images, seeds, strict=True):
                 torch.manual_seed(seed)
-                changed.append(self.transform(image))
+                try:
+                    changed.append(self.transform(image))
+                except (RuntimeError, TypeError, ValueError) as error:
+                    name, shape = type(self.transform).__name__, list(image.shape)
+                    raise ValueError(f"data.augment: {name} cannot change uint8 images {shape}: {error}") from error
         result = torch.stack(changed) if changed else images
         if result.shape != images.shape or result.dtype != torch.uint8:
             raise ValueError(
@@ -204,8 +208,18 @@ class PerImage(Augment):
         return result
 
 
+def _checked(name: str, value: float, most: float = math.inf) -> float:
+    if not 0 <= value <= most:
+        raise ValueError(f"{name} is {value}: choose 0 {f'to {most}' if most < math.inf else 'or more'}")
+    return value
+
+
 def _random_window(draw: Draw, scale: tuple[float, float], ratio: tuple[float, float]) -> tuple[Tensor, Tensor]:
     """Height and width of a random window for each image, as fractions of the image, float32 (n,)."""
+    if not (0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]):
+        raise ValueError(
+            f"scale {scale} and ratio {ratio}: the smaller number comes first, above 0; scale is at most 1"
+        )
     # float64, because the last bit of a float32 depends on the position in the batch
     area, shape = draw.uniform(*scale).double(), draw.uniform(math.log(ratio[0]), math.log(ratio[1])).double().exp()
     return (area / shape).sqrt().clamp(max=1).float(), (area * shape).sqrt().clamp(max=1).float()

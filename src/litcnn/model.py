@@ -12,6 +12,7 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from litengine.module import ClassifierModule
+from litengine.network_check import check_loss
 from litengine.optim import check_settings, decay_rates, parameter_groups
 from litengine.tally import MeanAUROC, MeanF1, MeanRecall
 from litengine.views import TTA
@@ -115,7 +116,10 @@ class ImageClassifier(ClassifierModule):
             weights = [images / (present * max(1, count)) for count in self.class_counts]
         if weights is not None and len(weights) != len(self.class_names):
             raise ValueError(f"model.class_weights has {len(weights)} numbers for {len(self.class_names)} classes")
+        if weights is not None and min(weights) < 0:
+            raise ValueError(f"model.class_weights has {min(weights)}: choose numbers of 0 or more")
         self.weights = None if weights is None else torch.tensor(weights, device=self.device)
+        check_loss(self.compute_loss, len(self.class_names), self.device)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (N, classes) of images (N, C, H, W), uint8 0..255 or float 0..1."""

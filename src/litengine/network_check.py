@@ -1,7 +1,7 @@
 """Whether a network fits the data: two images are sent through it before the training."""
 
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,17 @@ def check_same_data(facts: Mapping[str, Any], class_names: Sequence[str], image_
             f"the checkpoint was trained on images of shape {facts['image_shape']}, but the data has "
             f"{list(image_shape)}: give the source the checkpoint's image size"
         )
+
+
+def check_loss(compute_loss: Callable[[Tensor, Tensor], Tensor], classes: int, device: torch.device) -> None:
+    """Raises ValueError unless a loss makes one number of logits (2, classes) and labels (2,)."""
+    logits = torch.zeros(2, classes, device=device)
+    try:
+        shape = list(compute_loss(logits, logits.argmax(1)).shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"model.loss cannot take logits (N, classes) and labels (N,): {error}") from error
+    if shape:
+        raise ValueError(f"model.loss gives numbers of shape {shape} for 2 images: one number is needed, their mean")
 
 
 def _shortened(names: Sequence[str]) -> str:

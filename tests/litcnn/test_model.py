@@ -213,7 +213,10 @@ def test_classes_are_weighted_as_given_or_balanced_in_training_only(weights, of_
     [
         ({"label_smoothing": 1.1}, "model.label_smoothing is 1.1: choose a fraction of 0 to 1"),
         ({"loss": Smallest(), "label_smoothing": 0.1}, "label_smoothing is a setting of cross entropy"),
+        ({"class_weights": [1.0, -2.0, 1.0]}, "model.class_weights has -2.0: choose numbers of 0 or more"),
         ({"class_weights": [1.0, 2.0]}, "model.class_weights has 2 numbers for 3 classes"),
+        ({"loss": nn.BCEWithLogitsLoss()}, r"model.loss cannot take logits \(N, classes\) and labels"),
+        ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"model.loss gives numbers of shape \[2\]"),
         ({"network": linear(10)}, r"logits of shape \[\d+, 10\] .*the data has 3 classes"),
         ({"parameter_groups": {"biases": {"mo": 1}}}, "parameter_groups.biases.mo is no setting of SGD: there are lr,"),
     ],

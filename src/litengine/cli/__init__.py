@@ -1,5 +1,6 @@
 """The command line of a project: the verb is known before anything slow is imported."""
 
+import re
 import sys
 from pkgutil import resolve_name
 
@@ -33,6 +34,7 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
     """
     project.use(model, data)
     args = sys.argv[1:] if args is None else args
+    args = [re.sub("^--[^=]+", lambda name: f"--{name[0][2:].replace('-', '_')}", word) for word in args]
     if args in (["--help"], ["-h"]):
         print("usage: main.py VERB [options]      (all options of a verb: main.py VERB --help)\n")
         print(*(f"  {verb:<8}  {does}" for verb, (_, does) in VERBS.items()), EXAMPLES, sep="\n")

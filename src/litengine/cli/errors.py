@@ -24,6 +24,9 @@ NOISE = re.compile(
     r"|Type typing\.Callable.*?callable class: |\.? Got value: .*$|<class '|'>|typing\.|collections\.abc\.",
     re.M,
 )
+# What jsonargparse says of each other type that a value might have had
+ALTERNATIVE = re.compile(r"Import path \S+ does not correspond to a subclass of|Expected a (bool|NoneType)\b")
+ELSEWHERE = ("torchvision.models", "torchvision.transforms.v2")  # of classes that people give by name alone
 
 
 def stop(message: str) -> NoReturn:
@@ -104,25 +107,30 @@ def explain(message: str, args: list[str], parser: ArgumentParser) -> str:
                 return f"{what}{setting.key}{_meant(setting.plain, settings.known, '' if setting.place else '--')}"
     elif unknown := re.search(r"unrecognized arguments: (\S+)", message):
         name, equals, value = (word := unknown[1]).partition("=")
-        keys = [key for key in settings.known if equals and f".{key}".endswith(f".{Setting(name, value).plain}")]
-        if keys:
-            return f"unexpected {word}: write --{keys[0]} {value}"
+        plain = Setting(name, value).plain
+        if keys := [key for key in settings.known if f".{key}".endswith(f".{plain}")]:
+            return f"unexpected {word}: write --{keys[0]} {value or '…'}"
+        if equals:
+            return f"unexpected {word}{_meant(plain, settings.known, '--')}"
         advice = f"{args[0]} takes one checkpoint" if word.endswith(".ckpt") else "a config follows --config"
         return f"unexpected {word}: {advice}"
     keys = re.findall(r'Parser key "([^"]+)"', message)
-    reason = re.sub(r'Parser key "[^"]+":? ?', "", _without_types(message))
+    reason = _without_types(re.sub(r'Parser key "[^"]+":? ?', "", message))
     about = [each for each in settings.given if keys and f"{each.plain}.".startswith(f"{keys[0]}.")]
     for setting in reversed(about):
         if setting.value and setting.value in message:
-            return f"{setting} is {setting.value}: {reason}{_class_meant(setting.class_path)}"
+            value = f" is {setting.value}" if len(setting.value) < 80 else ""  # a list that flags changed may be long
+            return f"{setting}{value}: {reason}{_class_meant(setting.class_path)}"
     return f"{'.'.join(dict.fromkeys(keys))}: {reason}" if keys else reason
 
 
 def _without_types(message: str) -> str:
     """A message of jsonargparse in one line, without the types that it tried, and with what to do about a package."""
     lines = [line.strip().removeprefix("- ") for line in NOISE.sub("", message).splitlines()]
-    reason = " ".join(dict.fromkeys(line for line in lines if line))
-    return f"{reason}: pip install timm" if "No module named 'timm'" in reason else reason
+    reasons = [line for line in lines if line and not ALTERNATIVE.match(line)] or lines
+    reason = " ".join(dict.fromkeys(filter(None, reasons)))
+    missing = re.search(r"No module named '(\w+)'", reason)
+    return f"{reason}: pip install {missing[1]}, or is {missing[1]}.py in another folder?" if missing else reason
 
 
 def _meant(unknown: str, known: list[str], dashes: str = "") -> str:
@@ -130,17 +138,20 @@ def _meant(unknown: str, known: list[str], dashes: str = "") -> str:
     parent, _, wrong = unknown.rpartition(".")
     beside = [key for key in known if key.rpartition(".")[0] == parent]
     by_name = {key.rpartition(".")[2]: key for key in [*reversed(known), *beside]}
-    if near := get_close_matches(wrong, by_name, 1):
+    if near := [name for name in by_name if name.startswith(f"{wrong}_")] or get_close_matches(wrong, by_name, 1):
         return f": did you mean {dashes}{by_name[near[0]]}?"
-    return f": known are {', '.join(beside[:8])}{', …' * (len(beside) > 8)}" if beside else ""
+    return f": known are {', '.join(beside[:9])}{', …' * (len(beside) > 9)}" if beside else ""
 
 
 def _class_meant(path: str) -> str:
-    """A class with a similar name, in place of one that cannot be imported."""
+    """A class or function with a similar name, or elsewhere with the same name, in place of one that does not exist."""
     home, _, name = path.rpartition(".")
     try:
-        names = dir(import_module(home))
+        classes = {key.lower(): key for key, value in vars(import_module(home)).items() if callable(value)}
     except (ImportError, ValueError):  # no such module; no class
         return ""
-    near = get_close_matches(name, names, 1)
-    return f"; did you mean {home}.{near[0]}?" if near and name not in names else ""
+    if name in classes.values():
+        return ""
+    found = [f"{place}.{name}" for place in ELSEWHERE if hasattr(import_module(place), name)]
+    found += [f"{home}.{classes[near]}" for near in get_close_matches(name.lower(), classes, 1)]
+    return f"; did you mean {found[0]}?" if found else ""

@@ -20,6 +20,7 @@ HOMES = {  # the module of a class that is given by its name alone
     "model.network": "{project}.networks",
     "model.optimizer": "torch.optim",
     "model.lr_scheduler": "torch.optim.lr_scheduler",
+    "model.loss": "torch.nn",
     "data.source": "litengine.data",
     "data.augment": "{project}.augment",
     "trainer.callbacks": "lightning.pytorch.callbacks",
@@ -197,7 +198,7 @@ def _text(config: str) -> str:
     path = Path(config)
     if path.is_file():
         return path.read_text("utf-8")
-    there = [str(found) for found in sorted(path.parent.glob("*.y*ml"))]
+    there = [str(found) for folder in (path.parent, Path("configs")) for found in sorted(folder.glob("*.y*ml"))]
     near = get_close_matches(config, there, 1) or there[:1]
     what = f"{config} is a folder, not a config" if path.is_dir() else f"there is no config {config}"
     raise ValueError(f"{what}: did you mean {near[0]}?" if near else what)

@@ -164,6 +164,9 @@ class CLI(LightningCLI):
                 if number >= len(entries):
                     raise ValueError(f"--{key}.{number}.{name}: {key} has {len(entries)} items, counted from 0")
                 entries = [entry.as_dict() for entry in entries]
+                path = entries[number]["class_path"]
+                if (takes := defaults_of(path)) and name not in takes:
+                    raise ValueError(f"--{key}.{number}.{name}: {path} takes {', '.join(takes)}")
                 entries[number].setdefault("init_args", {})[name] = value
                 args = [*args, f"--{key}={json.dumps(entries)}"]
             self.config = self.parser.parse_args([*args, *follow])

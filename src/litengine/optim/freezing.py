@@ -17,12 +17,10 @@ class Frozen:
         until: the epoch (from 0) in which they are trained again; None for never.
 
     Raises:
-        ValueError: for a pattern that matches nothing, or an epoch without patterns.
+        ValueError: for a pattern that matches nothing, patterns that match everything, and `until` without patterns.
     """
 
     def __init__(self, network: nn.Module, patterns: Sequence[str] = (), until: int | None = None) -> None:
-        if until is not None and not patterns:
-            raise ValueError(f"model.unfreeze_at_epoch {until} has no effect alone: give model.freeze too")
         trainable = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
         for pattern in patterns:
             if not any(matches(name, pattern) for name in trainable):
@@ -31,6 +29,10 @@ class Frozen:
                     f"model.freeze {pattern!r} matches no parameter of the network; its modules: {modules}"
                 )
         self.parameters = [p for name, p in trainable.items() if any(matches(name, pattern) for pattern in patterns)]
+        if until is not None and not patterns:
+            raise ValueError(f"model.unfreeze_at_epoch {until} has no effect without model.freeze: leave it out")
+        if patterns and len(self.parameters) == len(trainable):
+            raise ValueError(f"model.freeze {[*patterns]} leaves nothing to train: leave out the head, for example")
         self.until = math.inf if until is None else until
         self.active = False
         others = set(trainable.values()) - set(self.parameters)

@@ -175,7 +175,8 @@ def epochs_of_fit(trainer: Any) -> int:
         return int(trainer.max_epochs)
     trainer.fit_loop.setup_data()  # counts the batches
     batches = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-    return int(math.ceil(batches / trainer.num_training_batches))
+    epochs: int = math.ceil(batches / trainer.num_training_batches)
+    return epochs
 
 
 def make_schedule(

@@ -79,8 +79,8 @@ class Checkpoints(Checkpoint):
             direction = pl_module.higher_is_better(self.monitor) if known else None  # type: ignore[operator]
             if direction is None:
                 raise ValueError(
-                    f"checkpoints.monitor is {self.monitor!r}, and it is unknown whether more of it is better: add "
-                    "--checkpoints.mode max or --checkpoints.mode min"
+                    f"checkpoints.monitor is {self.monitor!r}, not in model.metrics, and it is unknown whether "
+                    "more of it is better: add it there, or --checkpoints.mode max (or min) if your code logs it"
                 )
             self.mode = "max" if direction else "min"
         for logger in trainer.loggers:

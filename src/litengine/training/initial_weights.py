@@ -72,9 +72,11 @@ def _content(path: Path) -> Any:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both raise many kinds, one for each kind of damage
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"model.init_from {path} cannot be read: {reason}") from error
+    except Exception as error:  # of any type, for a damaged file
+        raise ValueError(
+            f"model.init_from {path}: the file is damaged, or holds more than tensors ({type(error).__name__}): write "
+            "it with torch.save(network.state_dict(), path)"
+        ) from error
 
 
 def _head(network: nn.Module, prefix: str, classes: int) -> list[str]:
@@ -88,9 +90,10 @@ def _head(network: nn.Module, prefix: str, classes: int) -> list[str]:
 
 
 def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    for key in ("state_dict", "model", *(content if isinstance(content, Mapping) else ())):
+        inner = content.get(key) if isinstance(content, Mapping) else None
+        if isinstance(inner, Mapping) and any(isinstance(value, Tensor) for value in inner.values()):
+            content = inner
     tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, Mapping) else {}
     if not tensors:
         raise ValueError(f"model.init_from {path}: the file holds no state dict (names and tensors)")

@@ -140,7 +140,9 @@ def read_table(path: Path) -> list[Row]:
     if not cells:
         raise ValueError(f"{path} lists no images")
     rows = [Row(*((cell.get(name) or "").strip() for name in Row._fields)) for cell in cells]
-    problems = []
+    rows = [row._replace(path=row.path and os.path.normpath(row.path)) for row in rows]  # ./a is a
+    problems = [f"the column {name} is there twice" for name in Row._fields if columns.count(name) > 1]
+    problems += [f"row {line} has more cells than the header" for line, cell in enumerate(cells, 2) if None in cell]
     for line, row in enumerate(rows, start=2):  # line 1 is the header
         problems += [f"row {line} has no {name}" for name in Row._fields if name in columns and not getattr(row, name)]
     unknown = sorted({row.split for row in rows} - {*SPLITS, ""})
