@@ -40,7 +40,6 @@ NOT_RUN = {
     "python main.py export": "tests/e2e/test_export.py writes every format",
     "python main.py fit --config configs/cnn.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python main.py study --config configs/digits.yaml --folds": "two more processes: tests/e2e/test_study.py",
-    "python main.py study --config …": "needs a database or network disk: tests/litengine/study/test_search.py",
     "python main.py predict --ckpt_path runs/digits-5-folds": "tests/litengine/inference/test_predictor.py does it",
     "python main.py test --ckpt_path runs/digits-5-folds": "tests/litengine/cli/test_checkpoints.py does it",
     "python main.py test --ckpt_path best.ckpt --images": "tests/litengine/cli/test_checkpoints.py does it",

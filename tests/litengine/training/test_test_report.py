@@ -62,16 +62,6 @@ def no_page(monkeypatch):
     monkeypatch.setattr(page, "render", lambda *_: "")
 
 
-def test_nothing_is_written_through_a_link():
-    elsewhere = Path("elsewhere")
-    elsewhere.mkdir()
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.symlink_to(elsewhere.absolute())
-    with pytest.raises(ValueError, match="report is a link"):
-        measure()
-    assert not [*elsewhere.iterdir()]
-
-
 def test_the_report_is_that_of_the_test():
     images = data()
     logged = measure(images)
