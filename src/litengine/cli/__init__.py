@@ -57,6 +57,11 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
             run(args)
     except KeyboardInterrupt:  # before or after a fit, which has its own way to stop
         sys.exit(130)
+    except SystemExit as stop:
+        # Lightning leaves a test that was stopped with 1 after Ctrl-C, and with 0 after SIGTERM, by a class of its own
+        if isinstance(stop.__context__, KeyboardInterrupt) or type(stop) is not SystemExit:
+            sys.exit(130 if stop.code else 143)
+        raise
     except Exception as error:
         if not errors.is_for_the_user(error):
             raise

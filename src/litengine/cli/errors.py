@@ -15,7 +15,7 @@ from litengine import project
 from litengine.cli.settings import Setting, Settings
 from litengine.files import visible
 
-NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR}
+NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
 # Lines of jsonargparse that repeat a type, or the value
 NOISE = re.compile(

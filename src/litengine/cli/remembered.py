@@ -76,10 +76,12 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
         print_line(f"{relative(directory)} ended before its first checkpoint: it starts again from its own config")
     else:
         place += ["--ckpt_path", str(newest.path)]
-    return ["fit", "--config", json.dumps(_config_of(directory)), *args[1:], *place], []
+    remedy = "give its settings once more in a new run that begins with --ckpt_path"
+    recorded = _config_of(directory, f"{remedy} {relative(directory)}/checkpoints/last.ckpt")
+    return ["fit", "--config", json.dumps(recorded), *args[1:], *place], []
 
 
-def _config_of(directory: Path) -> Any:
+def _config_of(directory: Path, remedy: str) -> Any:
     """The config that a run recorded, with the present name of the project's package."""
     path = directory / run_directory.CONFIG
     try:
@@ -87,10 +89,8 @@ def _config_of(directory: Path) -> Any:
         check_size(recorded)  # aliases make many values of a few
         recorded["trainer"]["logger"]
     except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError) as error:
-        raise ValueError(
-            f"{relative(path)} is missing or damaged ({str(error).partition(chr(10))[0]}): give its settings once more "
-            f"in a new run that begins with --ckpt_path {relative(directory)}/checkpoints/last.ckpt"
-        ) from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{relative(path)} is missing or damaged ({reason}): {remedy}") from error
     return project.renamed(recorded, [project.package()])
 
 
@@ -100,7 +100,12 @@ def tracker_of(directory: Path) -> Any:
     Only name and id come from the config.yaml beside the checkpoint. It may be a stranger's: with its entity, project
     or mode, the images of the test would be uploaded to where the stranger says.
     """
-    loggers = filter(is_spec, as_list(_config_of(directory)["trainer"]["logger"]))
+    try:
+        recorded = _config_of(directory, "the W&B run of the fit, if there is one, does not get the results")
+    except ValueError as error:
+        print_line(escape(str(error)))
+        return False
+    loggers = filter(is_spec, as_list(recorded["trainer"]["logger"]))
     ours: list[Any] = [logger for logger in loggers if logger["class_path"] == "litengine.loggers.Wandb"]
     usual = inspect.signature(Wandb).parameters
     for logger in ours:

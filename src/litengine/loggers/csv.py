@@ -101,15 +101,17 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]], int]:
 
     Each line is parsed alone, so that a damaged byte costs one row. A line without an end was cut short.
     """
-    lines = path.read_bytes().decode(errors="replace").split("\n") if path.exists() else [""]
+    lines = path.read_bytes().decode("utf-8-sig", "replace").split("\n") if path.exists() else [""]
     columns = next(csv.reader(lines[:1]), [])
-    if len(lines) == 1 or not {"epoch", "step"} <= {*columns} or "\ufffd" in lines[0]:
+    twice = len(columns) > len({*columns})
+    if len(lines) == 1 or twice or not {"epoch", "step"} <= {*columns} or "\ufffd" in lines[0]:
         return ["epoch", "step"], [], sum(map(bool, lines))
     rows = []
     for line in lines[1:-1]:
         with suppress(csv.Error, ValueError):  # a field is missing, too many or not a number
             row = dict(zip(columns, next(csv.reader([line]), []), strict=True))
-            if all(float(value or 0) is not None for value in row.values()) and int(row["step"]) >= 0:
+            numbers = [float(value or 0) for value in row.values()]
+            if numbers and min(int(row["step"]), int(row["epoch"] or 0)) >= 0:
                 rows.append(row)
     return columns, rows, len(lines) - 1 - len(rows) - (lines[-1] == "")
 

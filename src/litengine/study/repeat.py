@@ -136,13 +136,17 @@ def _draw(path: Path, runs: list[str], values: dict[str, list[float]], summaries
 
 def out_of_fold(runs: Sequence[Path]) -> str:
     """The validation.csv of all folds as one table, with a column `fold`: the prediction of each training image by the
-    network that was not trained on it. Empty if a run has none."""
+    network that was not trained on it. Empty if a run has none, or a damaged one, which is named."""
     lines: list[str] = []
     for fold, run in enumerate(runs):
         path = run / VALIDATION
         if not path.is_file():
             return ""
-        header, *rows = path.read_text("utf-8").splitlines()
+        text = path.read_text("utf-8", "replace")
+        if not text.endswith("\n") or "\ufffd" in text:
+            print_text(f"{relative(path)} is damaged: there is no table of all folds")
+            return ""
+        header, *rows = text.splitlines()
         lines += [] if lines else [f"fold,{header}"]
         lines += [f"{fold},{row}" for row in rows]
     return "\n".join(lines) + "\n"

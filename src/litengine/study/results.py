@@ -49,13 +49,18 @@ def read_epochs(run_dir: Path | None) -> list[dict[str, float]]:
     """The metrics of every finished epoch in order; empty before a run has begun."""
     if run_dir is None or not (path := run_dir / "metrics.csv").is_file():
         return []
-    text = path.read_text("utf-8")
-    complete = text[: text.rfind("\n") + 1]  # the run may be writing the last line
     found: dict[int, dict[str, float]] = {}
-    for row in csv.DictReader(complete.splitlines()):
-        if row.get("epoch") and (row.get("train/loss") or row.get("val/loss")) and None not in row.values():
-            metrics = {name: float(value) for name, value in row.items() if value}
-            found.setdefault(int(row["epoch"]), {}).update(metrics)
+    try:
+        text = path.read_text("utf-8")
+        complete = text[: text.rfind("\n") + 1]  # the run may be writing the last line
+        for row in csv.DictReader(complete.splitlines()):
+            if row.get("epoch") and (row.get("train/loss") or row.get("val/loss")) and None not in row.values():
+                metrics = {name: float(value) for name, value in row.items() if value}
+                found.setdefault(int(row["epoch"]), {}).update(metrics)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): repair it, or remove its folder to train that run again"
+        ) from error
     return [found[epoch] for epoch in sorted(found)]
 
 

@@ -20,7 +20,11 @@ def as_settings(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     Raises:
         ValueError: if a value cannot be written.
     """
-    written = parser.dump(config, skip_unset=False)
+    try:
+        written = parser.dump(config, skip_unset=False)
+    except ValueError as error:  # PyYAML does not know the type of a value
+        known = [line for line in str(error).splitlines() if "cannot represent" in line]
+        written = f"{UNWRITABLE}: {known[0] if known else error}"
     for line in written.splitlines():
         if UNWRITABLE in line:
             raise ValueError(f"a value cannot be written to {CONFIG}, and no fit could be resumed: {line.strip()}")

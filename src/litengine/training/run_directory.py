@@ -22,6 +22,7 @@ if sys.platform != "win32":
 State = Literal["starting", "running", "stopped", "failed", "finished"]
 CONFIG, STATE, LOCK = "config.yaml", "state.json", ".lock"
 VALIDATION = "validation.csv"  # the predictions of the validation images
+MOMENT = "%Y-%m-%d_%H-%M-%S"  # of the start, in the name of a run directory
 CHECKSUM = "sha256 of all above: "
 LONGEST_NAME = 200  # bytes
 LARGEST_FILE = 2**28  # bytes, of a run that is not ours
@@ -61,8 +62,9 @@ def _make_run_dir(root: str | Path, name: str, settings: dict[str, Any] | None, 
     if settings is not None:
         own(directory)
         _made.add(directory)
+        newest = max(map(_started, runs_in(root)), default=0.0)
         write_config(directory, settings)
-        write_state(directory, "starting")
+        write_state(directory, "starting", started=max(time.time(), newest + 0.001))  # the clock may be set back
     return directory
 
 
@@ -85,7 +87,7 @@ def read_config(directory: Path) -> Any:
 
 
 def _new_folder(parent: Path) -> Path:
-    moment, attempt = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", 0
+    moment, attempt = f"{datetime.now():{MOMENT}}", 0
     while True:
         directory = parent / (f"{moment}-{attempt}" if attempt else moment)
         with suppress(FileExistsError):
@@ -118,10 +120,13 @@ def discard(directory: Path) -> None:
 
 def own(directory: Path) -> bool:
     """Makes this process the owner of a run directory until `disown` or its end. Returns False if another process owns
-    it."""
+    it, or it is read-only."""
     if directory in _owned or sys.platform == "win32":
         return True
-    file = (directory / LOCK).open("a+")
+    try:
+        file = (directory / LOCK).open("a+")
+    except OSError:
+        return False
     try:
         # Not flock: workers that outlive a killed process would hold it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,10 +146,9 @@ def disown(directory: Path) -> None:
         file.close()
 
 
-def write_state(directory: Path, state: State, **facts: str | None) -> None:
+def write_state(directory: Path, state: State, **facts: str | float | None) -> None:
     """Notes how far the run is, and other facts. A run that was killed stays `starting` or `running`."""
     content = _content(directory) | facts | {"state": state, "at": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    content.setdefault("started", time.time())
     content.setdefault("id", os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8])  # the variable is set by a sweep
     write_whole(directory / STATE, json.dumps(content))
 
@@ -174,7 +178,16 @@ def runs_in(root: str | Path, name: str | None = None) -> list[Path]:
     """The run directories under `root`, oldest first, all or those of one name."""
     found = [config.parent for config in Path(root).absolute().glob(f"*/*/{CONFIG}")]
     chosen = [run for run in found if name is None or run.parent.name == name]
-    return sorted(chosen, key=lambda run: (run.name[:19], len(run.name), run.name))
+    return sorted(chosen, key=lambda run: (_started(run), run.name[:19], len(run.name), run.name))
+
+
+def _started(run: Path) -> float:
+    """When it was started, in seconds since 1970; without an intact state file, by its name, which is local time."""
+    if isinstance(started := _content(run).get("started"), float):
+        return started
+    with suppress(ValueError):
+        return datetime.strptime(run.name[:19], MOMENT).timestamp()
+    return 0.0
 
 
 def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
@@ -203,6 +216,11 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
             there = [f"{relative(run)} ({read_state(run)})" for run in runs_in(root)[-5:]]
             raise ValueError(f"{wanted} is no run directory: there are {', '.join(there) or 'none yet'}")
     if not own(directory):
+        if not os.access(directory / LOCK, os.W_OK):
+            raise ValueError(
+                f"{relative(directory)} cannot be written by this user: make it writable, or begin a new run with "
+                f"--ckpt_path {relative(directory)}/checkpoints/last.ckpt"
+            )
         owner = (directory / LOCK).read_text() or "another one"
         raise ValueError(f"{relative(directory)} is in use by process {owner}: wait for its end, or resume another run")
     return directory
@@ -222,8 +240,5 @@ def _is_ordinary(path: Path) -> bool:
 def link_best(checkpoint: Path) -> bool:
     """Makes `best.ckpt` in the working directory a link to a checkpoint, unless it links to one of a run that was
     started later. Returns whether it did."""
-    started, theirs = (
-        float(_content(run).get("started", 0)) if run is not None else 0.0
-        for run in (run_dir_of(checkpoint), run_dir_of("best.ckpt"))
-    )
+    started, theirs = (_started(run) if run else 0.0 for run in (run_dir_of(checkpoint), run_dir_of("best.ckpt")))
     return theirs <= started and link(checkpoint, "best.ckpt")

@@ -73,6 +73,9 @@ GOOD = b"epoch,step,loss\n0,0,0.5\n0,1,0.25\n0,2,0.125\n"
         (GOOD.replace(b"0,1,", b"0,"), ["0"], 1),
         (GOOD.replace(b"step", b"st\xffp"), [], 4),
         (GOOD[:11], [], 1),
+        (GOOD.replace(b"loss", b"step"), [], 4),  # one column would hide the other
+        (GOOD.replace(b"0,1,", b"nan,1,"), ["0"], 1),
+        (b"\xef\xbb\xbf" + GOOD.replace(b"\n", b"\r\n"), ["0", "1"], 0),  # as a spreadsheet saves it
     ],
 )
 def test_a_damaged_file_keeps_its_intact_rows(

@@ -134,10 +134,12 @@ def test_the_summary_of_one_value_and_of_equal_values():
     assert summarize([0.9] * 4) == pytest.approx({"mean": 0.9, "std": 0, "low": 0.9, "high": 0.9})
 
 
-def test_the_validation_images_of_all_folds_make_one_table(tmp_path):
+def test_the_validation_images_of_all_folds_make_one_table(tmp_path, capsys):
     runs = [tmp_path / f"fold-{fold}" for fold in range(2)]
     for fold, run in enumerate(runs):
         run.mkdir()
         (run / "validation.csv").write_text(f"image,label\n{fold},a\n{fold + 2},b\n")
     assert out_of_fold(runs) == "fold,image,label\n0,0,a\n0,2,b\n1,1,a\n1,3,b\n"
     assert out_of_fold([*runs, tmp_path]) == ""
+    (runs[1] / "validation.csv").write_text("image,label\n1,a\n3")  # cut short
+    assert out_of_fold(runs) == "" and "validation.csv is damaged" in capsys.readouterr().out

@@ -61,3 +61,10 @@ def test_a_test_is_included_and_a_run_without_metrics_is_named(run_dir):
     (run_dir / "metrics.csv").unlink()
     with pytest.raises(ValueError, match=f"{run_dir.name} has no metrics of any epoch"):
         read_result(run_dir)
+
+
+def test_a_damaged_table_is_named(run_dir):
+    table = run_dir / "metrics.csv"
+    table.write_bytes(table.read_bytes().replace(b"0.8", b"0.\xff"))
+    with pytest.raises(ValueError, match=r"metrics\.csv is damaged \(.*byte 0xff.*\): repair it, or remove its folder"):
+        read_epochs(run_dir)

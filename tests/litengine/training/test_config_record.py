@@ -70,3 +70,9 @@ def test_every_argument_that_may_be_null_stays_null(parser: ArgumentParser) -> N
     values = {key: settings[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
     assert values == dict.fromkeys(keys)
     assert_parses_to_itself(parser, settings)
+
+
+def test_a_value_that_cannot_be_written_is_named(parser: ArgumentParser) -> None:
+    timer = ["--trainer.callbacks=lightning.pytorch.callbacks.Timer", "--trainer.callbacks.duration=00:01:00:00"]
+    with pytest.raises(ValueError, match=r"a value cannot be written to config.yaml, .*: .*<Interval.step: 'step'>"):
+        recorded(parser, *timer)

@@ -134,6 +134,39 @@ def test_best_belongs_to_the_run_that_started_last():
     assert Path("best.ckpt").resolve() == directory / "checkpoints/best.ckpt"
 
 
+def test_after_the_clock_was_set_back_the_newest_run_is_still_the_newest(monkeypatch):
+    first = run.new_run_dir("runs", "a", SETTINGS)
+    monkeypatch.setattr(run.time, "time", lambda: 1e9)
+    second = run.new_run_dir("runs", "a", SETTINGS)
+    earlier = second.rename(second.with_name("2001-09-09_01-46-40"))  # its name is older than the first one's
+    assert run.runs_in("runs") == [first, earlier]
+    (earlier / "checkpoints").mkdir()
+    (earlier / "checkpoints/best.ckpt").touch()
+    assert run.link_best(earlier / "checkpoints/best.ckpt")
+
+
+def test_a_start_that_is_no_number_is_read_from_the_name():
+    for name in ("first", "second"):
+        directory = run.new_run_dir("runs", name, SETTINGS)
+        (directory / "checkpoints").mkdir()
+        (directory / "checkpoints/best.ckpt").touch()
+    run.link_best(directory / "checkpoints/best.ckpt")
+    for content in ("null", '"abc"'):
+        (directory / "state.json").write_text(f'{{"started": {content}}}')
+        assert run.link_best(directory / "checkpoints/best.ckpt")
+
+
+def test_a_run_that_cannot_be_written_is_named_or_passed_over(monkeypatch):
+    directory = run.new_run_dir("runs", "a", SETTINGS)
+    run.disown(directory)
+    (directory / ".lock").unlink()
+    (directory / ".lock").mkdir()  # cannot be opened, by root neither
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert run.find("auto", "runs", "a") is None
+    with pytest.raises(ValueError, match=r"cannot be written by this user: .* --ckpt_path runs/a/.*/last\.ckpt"):
+        run.find("last", "runs")
+
+
 def test_a_fit_that_never_trained_leaves_nothing():
     directory = run.new_run_dir("runs", "a", SETTINGS)
     run.discard(directory)
