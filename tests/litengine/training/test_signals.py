@@ -47,6 +47,7 @@ def test_a_stopped_test_has_the_exit_code_of_its_signal(
 ) -> None:
     handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
+    monkeypatch.setattr(cli.project, "_paths", ("", ""))  # `main` sets it
     monkeypatch.setattr(cli, "resolve_name", lambda _: lambda args: trainer(Signal(number)).test(BoringModel()))
     try:
         with pytest.raises(SystemExit) as stopped:
