@@ -84,7 +84,6 @@ def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
         verbose=False,
     )
     assert program is not None
-    program.model.graph.sort()  # torch leaves nodes of some networks before those that they need
     program.model.metadata_props.update(_as_text(settings))
     program.save(path)  # from 1.5 GB on a second file holds the weights: the limit of ONNX
     return f"opset {program.model.opset_imports['']}"
