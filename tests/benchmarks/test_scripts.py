@@ -28,7 +28,7 @@ def table(text: str) -> list[list[str]]:
 @pytest.mark.parametrize(
     ("main", "arguments", "expected"),
     [
-        (training.main, ["--only", "step"], {"linear layer": 1000}),
+        (training.main, ["--only", "step"], {"linear layer": 500}),
         (exactness.main, [], {"a checkpoint": None, "a step": None}),
         pytest.param(
             training.main, ["--only", "epoch"], {"`fast.yaml`": 1.03, "`cnn.yaml`": 1.03}, marks=pytest.mark.slow
