@@ -110,7 +110,7 @@ def test_the_terminal_and_the_page_say_it_too(capsys):
 def test_a_class_without_test_images_is_absent_everywhere(capsys):
     images = ImageData(FakeSource(train=[4] * 3, test=[5, 0, 7]), batch_size=5, val_fraction=0)
     model = classifier(3)
-    model.network[1].bias.data[1] = 9.0  # all are predicted as b, of which there are no images
+    model.network[1].bias.data[1] = 9.0  # all are predicted as b, which has no images
     made = trainer(WriteReport(), Console(), logger=CSVMetrics("."))
     (logged,) = made.test(model, images, verbose=False)
     metrics = json.loads((REPORT / "metrics.json").read_text())
