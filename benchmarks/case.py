@@ -103,7 +103,7 @@ class Case:
         end = time.monotonic() + SECONDS
         while not condition():
             if self.process.poll() is not None:
-                # one that ends by itself with an error is no miss
+                # one that ends by itself with an error is not a miss
                 raise Missed if self.process.returncode == 0 else Lost(f"it failed before: {self.last_words()}")
             if time.monotonic() > end:
                 raise Lost(f"nothing to injure within {SECONDS} s")

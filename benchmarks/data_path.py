@@ -89,7 +89,7 @@ def folder(root: str) -> Arrays:
     source.prepare()
     train = source.load("train")
     assert train is not None
-    return train._replace(images=train.images.clone())  # into memory: the file is no part of the comparison
+    return train._replace(images=train.images.clone())  # into memory: the file is not a part of the comparison
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ class ClassificationData(LightningDataModule):
         seed: of order and augmentation.
 
     Raises:
-        ValueError: for a setting that cannot work; in `setup` for a missing split, or a label that is no class.
+        ValueError: for a setting that cannot work; in `setup` for a missing split, or a label that is not a class.
     """
 
     default_source: ClassVar[str] = "litengine.data.Digits"  # of the command line
@@ -140,7 +140,7 @@ class ClassificationData(LightningDataModule):
         """What the source has under this name, loaded at the first use; None if it has none.
 
         Raises:
-            ValueError: if it is empty, or has a label that is no class.
+            ValueError: if it is empty, or has a label that is not a class.
         """
         if name not in self._from_source:
             arrays = self.source.load(name)

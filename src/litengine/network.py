@@ -252,7 +252,7 @@ def _builder(spec: Mapping[str, Any]) -> Any:
 
 
 def _package(spec: Mapping[str, Any]) -> str:
-    """The package of models that a spec's class or function belongs to; empty if it is no such model."""
+    """The package of models that a spec's class or function belongs to; empty if it is none of them."""
     place = definition(import_object(spec["class_path"]))
     return next((package.partition(".")[0] for package in MODELS if place.startswith(f"{package}.")), "")
 
@@ -321,7 +321,7 @@ def _converted(name: str, value: Any, hint: Any) -> Any:
     try:
         return parser.parse_object({"value": value}).value
     except ArgumentError as error:
-        raise ValueError(f"{name} is {value!r}, which is no {inspect.formatannotation(hint)}") from error
+        raise ValueError(f"{name} is {value!r}, which is not of type {inspect.formatannotation(hint)}") from error
 
 
 def _functions(target: Any) -> Iterator[Any]:

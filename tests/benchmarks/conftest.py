@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ are no package: they import each other as `python benchmarks/x.py` lets them."""
+"""The scripts of benchmarks/ are not a package: they import each other as `python benchmarks/x.py` lets them."""
 
 import logging
 import sys

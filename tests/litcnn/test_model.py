@@ -218,7 +218,7 @@ def test_classes_are_weighted_as_given_or_balanced_in_training_only(weights, of_
         ({"loss": nn.BCEWithLogitsLoss()}, r"model.loss cannot take logits \(N, classes\) and labels"),
         ({"loss": nn.CrossEntropyLoss(reduction="none")}, r"model.loss gives numbers of shape \[2\]"),
         ({"network": linear(10)}, r"logits of shape \[\d+, 10\] .*the data has 3 classes"),
-        ({"parameter_groups": {"biases": {"mo": 1}}}, "parameter_groups.biases.mo is no setting of SGD: there are lr,"),
+        ({"parameter_groups": {"biases": {"mo": 1}}}, "biases.mo is not a setting of SGD: there are lr,"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, words):

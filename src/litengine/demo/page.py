@@ -90,7 +90,7 @@ def save_examples(predictor: Predictor, paths: list[str], folder: Path) -> list[
     """Writes at most ten images, as the network sees them, as PNG below `folder`; returns their paths.
 
     Raises:
-        ValueError, OSError: for a file that is no image.
+        ValueError, OSError: for a file that is not an image.
     """
     (folder / EXAMPLES).mkdir()
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), CLASSES)).round().astype(int)  # folders are often sorted

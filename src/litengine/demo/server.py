@@ -39,7 +39,7 @@ def find_port(host: str, port: int | None) -> int:
     try:
         family = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
-        raise ValueError(f"host is {host}, which is no address of this machine: {error.strerror}") from error
+        raise ValueError(f"host is {host}, which is not an address of this machine: {error.strerror}") from error
     for candidate in PORTS if port is None else [port]:
         try:
             socket.create_server((host, candidate), family=family).close()

@@ -73,7 +73,7 @@ def export(
     target = _target(ckpt_path, format, output)
 
     import rich
-    from rich.text import Text  # plain: in a path, [bold] is no markup
+    from rich.text import Text  # plain: in a path, [bold] is not markup
 
     from litengine.inference.predictor import load
     from litengine.inference.safe_config import read_for_prediction

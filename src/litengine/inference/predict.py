@@ -99,7 +99,7 @@ def _row(path: str, best: list[tuple[str, float]], each: list[tuple[str, float]]
 
 
 def _show(rows: list[dict[str, Any]], output: str | None) -> None:
-    from rich.text import Text  # plain: in a file's name, [bold] is no markup
+    from rich.text import Text  # plain: in a file's name, [bold] is not markup
 
     from litengine.terminal import print_line
 

@@ -124,7 +124,7 @@ class Predictor:
             batch_size: images at once through the network.
 
         Raises:
-            FileNotFoundError, ValueError: for anything that is no image; the message names it.
+            FileNotFoundError, ValueError: for anything that is not an image; the message names it.
         """
         if isinstance(images, str | Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
             return self._predict([self.prepare(images)])[0]
@@ -139,10 +139,10 @@ class Predictor:
 
         Args:
             image: as `predict` takes it.
-            name: names the image in an error, if it is no path.
+            name: names the image in an error, if it is not a path.
 
         Raises:
-            FileNotFoundError, ValueError: if it is no image.
+            FileNotFoundError, ValueError: if it is not an image.
         """
         if isinstance(image, str | os.PathLike):
             return decode_safely(os.fspath(image), self.image_size, self.reading)

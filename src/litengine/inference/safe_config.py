@@ -184,7 +184,7 @@ def _read(path: str | os.PathLike[str], trusted: Sequence[str]) -> dict[str, Any
 
 
 def _check_counters(loops: Any) -> None:
-    """Raises ValueError if a counter in the state of the Trainer's loops is no number."""
+    """Raises ValueError if a counter in the state of the Trainer's loops is not a number."""
     values: list[Any] = [loops]
     while values:
         value = values.pop()
@@ -226,7 +226,7 @@ class _Checker:
             place = f"{key}.{name}"
             of_data = place.startswith("data.")
             if not str(name).isidentifier():  # `network.class_path`, `augment+` mean more than they say
-                raise ValueError(f"{place} in the checkpoint is no name of a setting")
+                raise ValueError(f"{place} in the checkpoint is not a name of a setting")
             if of_data and name == "num_workers":  # of the machine that wrote the checkpoint
                 continue
             if (of_data and _leads_elsewhere(name, value, "url" in hints)) or (place == "model.compile" and value):
@@ -242,7 +242,7 @@ class _Checker:
             if SPEC & set(value):
                 return self._spec(key, value, found)
             if not all(isinstance(name, str | int) for name in value):
-                raise ValueError(f"{key} in the checkpoint has keys that are no names: {list(value)}")
+                raise ValueError(f"{key} in the checkpoint has keys that are not names: {list(value)}")
             return {name: self.value(f"{key}.{name}", item, hint) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(f"{key}.{index}", item, hint) for index, item in enumerate(value)]
@@ -300,9 +300,10 @@ class _Checker:
             made = nn.Module
         if any(_is_subclass(made, kind) for kind in kinds):
             return target
-        wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) or "plain value, since no class is expected there"
+        types = " or ".join(sorted(kind.__name__ for kind in kinds))
+        wanted = f"of type {types}" if types else "a plain value, since no class is expected there"
         raise ValueError(
-            f"{key} in the checkpoint is {path}, which is no {wanted}"
+            f"{key} in the checkpoint is {path}, which is not {wanted}"
             + ("" if kinds else f". To allow it: --trust {place}")
         )
 
@@ -311,7 +312,7 @@ class _Checker:
         said = f"{key} in the checkpoint is {path}, which "
         parts = path.split(".") if isinstance(path, str) else []
         if len(parts) < 2 or not all(part.isidentifier() and not part.startswith("__") for part in parts):
-            raise ValueError(f"{said}is no full import path such as torch.nn.ReLU")
+            raise ValueError(f"{said}is not a full import path such as torch.nn.ReLU")
         module = path.rpartition(".")[0]
         if not _within(path, self.trusted):
             if parts[0] in sys.stdlib_module_names:
@@ -339,7 +340,7 @@ class _Checker:
 
 def _not_public(place: str) -> str:
     how = f"If you want it run: --trust {place}" if _within(place, PACKAGES) else "Nothing was run"
-    return f"is no public part of a network, its training or its data (it is {place}). {how}"
+    return f"is not a public part of a network, its training or its data (it is {place}). {how}"
 
 
 def _leads_elsewhere(name: str, value: Any, downloads: bool) -> bool:

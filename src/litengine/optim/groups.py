@@ -49,7 +49,7 @@ def parameter_groups(
         first. Each has `params`, in the order of `module.named_parameters()`, its `role`, and its settings.
 
     Raises:
-        ValueError: if a key of `settings` is no role and matches no parameter, or `layer_decay` is out of range.
+        ValueError: if a key of `settings` is not a role and matches no parameter, or `layer_decay` is out of range.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"model.layer_decay is {layer_decay}: choose a factor above 0 and at most 1")
@@ -82,8 +82,8 @@ def parameter_groups(
     if unused:
         modules = ", ".join(name for name, _ in module.named_children())
         raise ValueError(
-            f"model.parameter_groups {min(unused)!r} is no role ({', '.join(ROLES)}) and matches no trained parameter "
-            f"of the network; its modules: {modules}"
+            f"model.parameter_groups {min(unused)!r} is not a role ({', '.join(ROLES)}) and matches no trained "
+            f"parameter of the network; its modules: {modules}"
         )
     return [groups[place] for place in sorted(groups, key=lambda place: place[:2])]
 
@@ -99,7 +99,7 @@ def check_settings(groups: Mapping[str, Mapping[str, Any]], optimizer: Optimizer
     for key, settings in groups.items():
         for name in settings.keys() - optimizer.defaults.keys():
             raise ValueError(
-                f"model.parameter_groups.{key}.{name} is no setting of {type(optimizer).__name__}: there are "
+                f"model.parameter_groups.{key}.{name} is not a setting of {type(optimizer).__name__}: there are "
                 f"{', '.join(optimizer.defaults)}"
             )
 

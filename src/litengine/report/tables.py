@@ -83,7 +83,7 @@ def _number(value: float, missing: str, digits: int) -> str:
 
 
 def _text(name: str) -> Text:
-    """A name as it is: brackets are no markup."""
+    """A name as it is: brackets are not markup."""
     text = Text(visible(name), no_wrap=True)
     text.truncate(NAME, overflow="ellipsis")
     return text

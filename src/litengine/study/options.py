@@ -69,7 +69,7 @@ def parse(args: list[str]) -> argparse.Namespace:
     if options.seeds:
         own |= {"seed_everything"}
     if refused := own & {*option_names(options.fit)}:
-        raise ValueError(f"--{refused.pop()} is no option of this study, which sets it for each run: leave it out")
+        raise ValueError(f"--{refused.pop()} is not an option of this study, which sets it for each run: leave it out")
     return options
 
 

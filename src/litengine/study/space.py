@@ -74,8 +74,8 @@ def read_space(path: str) -> Space:
             space = Space(metric, goal[:3], method, {}, {})
         case _:
             raise ValueError(
-                f"{path} is no search space: it needs `method: bayes`, random or grid, a metric of validation and its "
-                "goal as in `metric: {name: val/acc, goal: maximize}` (or minimize), and `parameters:` as in "
+                f"{path} is not a search space: it needs `method: bayes`, random or grid, a metric of validation and "
+                "its goal as in `metric: {name: val/acc, goal: maximize}` (or minimize), and `parameters:` as in "
                 f"configs/sweep.yaml, but it is {shorten(str(content), 200)}"
             )
     for key, given in zip(map(str, parameters), parameters.values(), strict=True):

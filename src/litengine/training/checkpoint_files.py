@@ -195,7 +195,7 @@ def _load(path: str | Path, **options: Any) -> Any:
 def verify(file: Path) -> None:
     """Compares each record with the CRC-32 that torch writes for it. Raises an exception of any kind if one differs."""
     if file.exists() and not file.is_file():  # a FIFO or device may have no end
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
     with file.open("rb") as stream:
         if not zipfile.is_zipfile(stream):
             raise ValueError("it is empty, cut short, or no file of torch.save")

@@ -154,7 +154,7 @@ def write_state(directory: Path, state: State, **facts: str | float | None) -> N
 
 
 def read_state(directory: Path) -> State | None:
-    """How far a run is; None if the directory is no run's. A run whose state cannot be read counts as `running`."""
+    """How far a run is; None if the directory is not a run's. A run whose state cannot be read counts as `running`."""
     if not (directory / CONFIG).is_file():
         return None
     state = _content(directory).get("state")
@@ -214,7 +214,7 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
         directory = Path(wanted).absolute()
         if read_state(directory) is None:
             there = [f"{relative(run)} ({read_state(run)})" for run in runs_in(root)[-5:]]
-            raise ValueError(f"{wanted} is no run directory: there are {', '.join(there) or 'none yet'}")
+            raise ValueError(f"{wanted} is not a run directory: there are {', '.join(there) or 'none yet'}")
     if not own(directory):
         if not os.access(directory / LOCK, os.W_OK):
             raise ValueError(

@@ -56,7 +56,7 @@ def test_a_folder_of_class_folders_is_the_test_split() -> None:
 
 def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
     main(["test", "--ckpt_path", "runs/seed1", "runs/seed2", "--trainer.logger", "false"])
-    (report,) = Path("runs/seed1").glob("*/report")  # of its own run directory: it is no result of one of the fits
+    (report,) = Path("runs/seed1").glob("*/report")  # of its own run directory: it is not a result of one of the fits
     assert not list(report.parent.glob("checkpoints"))
     arrays = Digits().load("test")
     assert arrays is not None

@@ -195,7 +195,7 @@ def watched(**settings: Any) -> Watch:
 
 
 MIXED = [0, 0, 1, 1, 2, 2]
-# What a loader that is no DataLoader has to carry out itself: a value, and what must be true of the fit
+# What a loader that is not a DataLoader has to carry out itself: a value, and what must be true of the fit
 CARRIED_OUT: dict[str, tuple[Any, Any]] = {
     "limit_train_batches": (2, lambda watch: [epoch for epoch, _ in watch.train] == [0, 0, 1, 1, 2, 2]),
     "limit_val_batches": (1, lambda watch: watch.val == [(epoch, MIXED) for epoch in range(3)]),

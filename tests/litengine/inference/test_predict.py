@@ -155,7 +155,7 @@ def test_csv_json_and_parquet_say_the_same() -> None:
         ("\ud800", r"\ud800", r"\ud800"),
         ("=1+1", "=1+1", "'=1+1"),
         ("@SUM(A1)", "@SUM(A1)", "'@SUM(A1)"),
-        ("-1", "-1", "-1"),  # a number is no formula
+        ("-1", "-1", "-1"),  # a number is not a formula
     ],
 )
 def test_names_of_strangers_have_no_effect(

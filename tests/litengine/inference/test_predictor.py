@@ -240,7 +240,7 @@ def test_a_network_of_your_own_needs_its_package_trusted(
     ("change", "reason"),
     [
         (lambda c: c["config"]["model"]["network"]["init_args"].update(depth=3), "unexpected keyword argument 'depth'"),
-        (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden="9a"), "hidden is '9a', which is no int"),
+        (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden="9a"), "'9a', which is not of type int"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(widths=[4] * 9), "nothing is left of a 8x8"),
         (lambda c: c["config"]["model"]["network"]["init_args"].update(hidden=9), "size mismatch for network.head"),
         (lambda c: c.pop("state_dict"), "it has no 'state_dict'"),

@@ -249,15 +249,15 @@ FOREIGN = {
     "posix.system": "belongs to Python itself",
     "evil.Net": "and was not imported. If you know what is in it: --trust evil",
     "jsonargparse.set_parsing_settings": "and was not imported",
-    "torch.os.system": "is no public part of a network",
+    "torch.os.system": "is not a public part of a network",
     "torch.load": "it is torch.serialization.load",
-    "torch.hub.load": "is no public part of a network",
-    "torch.nn.attention._fa4.register_flash_attention_fa4": "is no public part of a network",
+    "torch.hub.load": "is not a public part of a network",
+    "torch.nn.attention._fa4.register_flash_attention_fa4": "is not a public part of a network",
     "torch.nn.utils.stateless.functional_call": "which is no",
-    "torchvision.datasets.LSUN": "is no public part of a network",
+    "torchvision.datasets.LSUN": "is not a public part of a network",
     "torchvision.transforms.v2.Lambda": "",
-    f"{PACKAGE}.__main__.main": "is no full import path",
-    "evil": "is no full import path",
+    f"{PACKAGE}.__main__.main": "is not a full import path",
+    "evil": "is not a full import path",
 }
 
 
@@ -293,15 +293,15 @@ def circular() -> list[Any]:
         (network("torchvision.models.resnet18", any="Lambda"), "a full import path is needed"),
         ({"model": {"network": "hidden"}}, "a full import path is needed"),
         ({"model": "hidden"}, "settings are needed"),
-        ({"model": {"network.class_path": "evil.Net"}}, "is no name of a setting"),
-        ({"data": {"augment+": [{"class_path": "evil.Net"}]}}, "is no name of a setting"),
+        ({"model": {"network.class_path": "evil.Net"}}, "is not a name of a setting"),
+        ({"data": {"augment+": [{"class_path": "evil.Net"}]}}, "is not a name of a setting"),
         ({"model.network": {"class_path": "evil.Net"}}, "it may set name, seed_everything, model and data"),
         ({"trainer": {"callbacks": "evil.Net"}}, "the checkpoint sets trainer"),
         ({"config": "hidden"}, "the checkpoint sets config"),
         ({"name": "../../elsewhere"}, "a plain name or a number is needed"),
         ({"name": ["a"]}, "a plain name or a number is needed"),
         ({"seed_everything": {"class_path": "evil.Net"}}, "a plain name or a number is needed"),
-        (network(["evil", "Net"]), "is no full import path"),
+        (network(["evil", "Net"]), "is not a full import path"),
         ({"model": {"network": {"init_args": {}}}}, "class_path is needed"),
         ({"model": {"network": {**spec(NETWORK), "__path__": "hidden"}}}, "class_path is needed"),
         (network(NETWORK, hidden={1, 2}), "is a set: plain settings are needed"),
@@ -309,13 +309,13 @@ def circular() -> list[Any]:
         (network("timm.create_model", model_name="hf-hub:a/b"), "names the model 'hf-hub:a/b', which timm does not"),
         (network("timm.create_model", model_name="local-dir:a"), "which timm does not have"),
         (network("torchvision.models.get_model", name="maskrcnn_resnet50_fpn"), "which torchvision does not have"),
-        (network("torchvision.models.detection.maskrcnn_resnet50_fpn"), "which is no Module"),
-        (network("torch.optim.Adam"), "torch.optim.Adam, which is no Module"),
-        (network(f"{PACKAGE}.load"), f"{PACKAGE}.load, which is no Module"),
-        (network(NETWORK, activation="torchvision.models.resnet18"), "which is no Module"),
-        ({"model": {"optimizer": spec("torch.nn.Linear")}}, "which is no Optimizer"),
-        ({"data": {"source": spec("torchvision.datasets.FakeData")}}, "which is no Source"),
-        ({"model": {"loss": lossy("torch.nn.functional.mse_loss")}}, "mse_loss, which is no Tensor"),
+        (network("torchvision.models.detection.maskrcnn_resnet50_fpn"), "which is not of type Module"),
+        (network("torch.optim.Adam"), "torch.optim.Adam, which is not of type Module"),
+        (network(f"{PACKAGE}.load"), f"{PACKAGE}.load, which is not of type Module"),
+        (network(NETWORK, activation="torchvision.models.resnet18"), "which is not of type Module"),
+        ({"model": {"optimizer": spec("torch.nn.Linear")}}, "which is not of type Optimizer"),
+        ({"data": {"source": spec("torchvision.datasets.FakeData")}}, "which is not of type Source"),
+        ({"model": {"loss": lossy("torch.nn.functional.mse_loss")}}, "mse_loss, which is not of type Tensor"),
         (network(NETWORK, widths=nested(40)), "has over 100,000 values, or 50 levels"),
         (network(NETWORK, widths=circular()), "has over 100,000 values, or 50 levels"),
     ],
@@ -450,7 +450,7 @@ def test_trust_lets_a_package_in_and_nothing_that_it_imports() -> None:
     assert Path("RAN").exists()  # importing it ran it
     Path("RAN").unlink()
     check_config(network("evil.make"), ["evil"])  # a function, without the type that it returns
-    assert "which is no Module" in refused(network("evil.path"), "evil")
+    assert "which is not of type Module" in refused(network("evil.path"), "evil")
     assert "cannot be imported" in refused(network("evil.os.system"), "evil")
     for path in ("evil.partial", "evil.instance"):
         assert "is neither a class nor a function" in refused(network(path), "evil")

@@ -181,7 +181,7 @@ def test_schedules_that_set_the_rates_keep_the_decay():
 @pytest.mark.parametrize(
     ("settings", "decay", "words"),
     [
-        ({"bais": {"lr": 1.0}}, 1.0, r"'bais' is no role \(filters, .*, others\) and matches no .*; its modules: 0"),
+        ({"bais": {"lr": 1.0}}, 1.0, r"'bais' is not a role \(filters, .*, others\) and matches no .*; its modules: 0"),
         ({"biases": {"params": []}}, 1.0, r"settings of biases cannot have params"),
         ({}, 0.0, "model.layer_decay is 0.0: choose a factor above 0 and at most 1"),
         ({}, 1.5, "model.layer_decay is 1.5"),

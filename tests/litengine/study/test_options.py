@@ -34,9 +34,9 @@ def test_other_options_go_to_fit_in_their_order(given, test):
             for given in ("4..0", "1,", "0-4", "1,1", "x")
         ),
         (["--folds", "5", "--trials", "20"], "--trials belongs to a search"),
-        (["--folds", "5", "--data.fold", "2"], "--data.fold is no option of this study"),
-        (["--seeds", "0..4", "--seed_everything=3"], "--seed_everything is no option of this study"),
-        (["--folds", "5", "--resume", "last"], "--resume is no option of this study"),
+        (["--folds", "5", "--data.fold", "2"], "--data.fold is not an option of this study"),
+        (["--seeds", "0..4", "--seed_everything=3"], "--seed_everything is not an option of this study"),
+        (["--folds", "5", "--resume", "last"], "--resume is not an option of this study"),
     ],
 )
 def test_wrong_options_are_refused(args, words):

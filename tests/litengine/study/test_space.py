@@ -103,13 +103,13 @@ def test_a_parameter_that_cannot_be_searched_is_named(parameters, words):
     ],
 )
 def test_method_metric_of_validation_and_parameters_are_needed(others):
-    with pytest.raises(ValueError, match="^space.yaml is no search space: it needs `method: bayes`, .*, but it is {'m"):
+    with pytest.raises(ValueError, match="^space.yaml is not a search space: it needs `method: bayes`, .* it is {'m"):
         read_space(written(**{"parameters": {"a": {"min": 0, "max": 1}}, **others}))
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "cannot read the space space.yaml: .*No such file"), ("a: [", "cannot read"), ("", "is no search space")],
+    [(None, "cannot read the space space.yaml: .*No such file"), ("a: [", "cannot read"), ("", "not a search space")],
 )
 def test_a_file_that_is_no_space_is_named(content, words):
     if content is not None:

@@ -268,7 +268,7 @@ def test_files_of_other_kinds_are_refused() -> None:
         archive.writestr("packed/data.pkl", pickle.dumps(content()["config"]))
     os.mkfifo("fifo")  # opening it would never end
     reasons = {"old": "no file of torch.save", "packed": "is compressed"}
-    for path, reason in (reasons | dict.fromkeys((".", "fifo", "/dev/zero"), "it is no file")).items():
+    for path, reason in (reasons | dict.fromkeys((".", "fifo", "/dev/zero"), "it is not a file")).items():
         with pytest.raises(ValueError, match=reason):
             read(path)
     torch.save([1], "list")

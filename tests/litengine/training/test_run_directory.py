@@ -80,7 +80,7 @@ def test_a_bad_state_file_stops_nothing_and_counts_as_unfinished():
         (bad / "state.json").write_text(content)
         assert run.read_state(bad) == "running" and run.find("last", "runs") == bad
     (bad / "config.yaml").unlink()
-    assert run.find("last", "runs") == good  # without a config it is no run
+    assert run.find("last", "runs") == good  # without a config it is not a run
 
 
 def test_every_flipped_bit_of_a_config_is_found_or_changes_nothing(tmp_path):

@@ -21,7 +21,7 @@ def download(url: str, target: Path, md5: str, remedy: str) -> None:
     Hold a lock if two processes may do it at once. `remedy` ends each message.
 
     Raises OSError if the address cannot be reached, keeps dropping the connection or answers with an error; ValueError
-    if `url` is no address or its content has another md5.
+    if `url` is not an address or its content has another md5.
     """
     from torchvision.datasets.utils import check_integrity
 

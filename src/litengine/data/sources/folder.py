@@ -50,7 +50,7 @@ class ImageFolder(Source):
         image_size: height and width of every image, in pixels: one number for both, or two, such as [96, 128].
         test_fraction: the part of each class that becomes the test split if the root has no splits; always the same
             images. 0 for none; 1 for all, to test a whole folder with a checkpoint.
-        skip_damaged: leave out files that cannot be decoded or are no images, instead of stopping.
+        skip_damaged: leave out files that cannot be decoded or are not images, instead of stopping.
         cache_dir: where the decoded arrays are kept.
         grey_max: the value of white in grey images of more than 8 bits, such as 4095 for 12 bits. By default 65535, and
             images that look as if they had fewer bits, and floats, are refused.

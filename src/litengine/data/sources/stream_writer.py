@@ -132,7 +132,7 @@ def _folder(to: str, volume: int) -> Iterator[Target]:
             yield Stream(to).contents, partial, _leave
             return
         if final.is_file() or (final.is_dir() and any(final.iterdir())):
-            raise ValueError(f"{final} is there, and is no stream: choose another place, or remove it first")
+            raise ValueError(f"{final} is there, and is not a stream: choose another place, or remove it first")
         if shutil.disk_usage(final.parent).free < volume:
             raise OSError(errno.ENOSPC, f"the stream needs {volume / 1e9:.1f} GB", str(final.parent))
         shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed: we hold the lock

@@ -109,7 +109,7 @@ class CSV(ImageFolder):
         return self._groups[item.path] or item.path
 
     def _about(self, path: str) -> str:
-        """`Entry.about` of an image; empty if it is no file."""
+        """`Entry.about` of an image; empty if it is not a file."""
         try:
             status = os.stat(self.root / path)
         except OSError:
@@ -125,7 +125,7 @@ def read_table(path: Path) -> list[Row]:
         ValueError: for missing columns, empty cells, unknown splits, repeated paths, or a group in two splits.
     """
     if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):  # a FIFO may have no end
-        raise OSError(f"cannot read the table {path}: it is no file, or has more than {MAX_BYTES:,} bytes")
+        raise OSError(f"cannot read the table {path}: it is not a file, or has more than {MAX_BYTES:,} bytes")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -133,7 +133,7 @@ def read_table(path: Path) -> list[Row]:
     except OSError as error:
         raise type(error)(f"cannot read the table {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a CSV file in UTF-8: {error}") from error
     if not {"path", "label"} <= {*columns}:
         found = ", ".join(columns) or "none"
         raise ValueError(f"{path} needs the columns path and label, separated by commas; its columns are: {found}")

@@ -133,7 +133,7 @@ class TorchDataset(Source):
             raise ValueError(f"{split}[{index}] has label {label!r}: labels must be the integers 0, 1, 2, …")
         matched = self._labels.get(split)
         if matched and value not in matched:
-            raise ValueError(f"{split}[{index}] has label {value}, which is no class of that dataset.")
+            raise ValueError(f"{split}[{index}] has label {value}, which is not a class of that dataset.")
         return matched[value] if matched else value
 
 

@@ -51,7 +51,7 @@ class Tree(NamedTuple):
     splits: dict[str, list[Item]]  # of each split, sorted by class and path; all in "train" if the root has none
     has_splits: bool
     bad: list[str]  # what cannot be an image of a class, with the reason
-    passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are no images
+    passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are not images
 
 
 def is_endless(folder: str) -> bool:

@@ -164,7 +164,7 @@ def test_a_damaged_cache_is_repaired_from_its_intact_images(root, decoded, file,
 
 
 def damage(root):
-    """Entries that are no images: returns the reason that the message must give for each."""
+    """Entries that are not images: returns the reason that the message must give for each."""
     (root / "cat" / "00.png").write_text("not a picture")
     (root / "cat" / "01.png").write_bytes((root / "cat" / "01.png").read_bytes()[:150])
     (root / "dog" / "00.png").write_bytes(b"")

@@ -24,7 +24,7 @@ def test_a_stream_is_written_once():
 def test_a_folder_with_something_else_is_left_alone():
     Path("stream").mkdir()
     Path("stream/thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="is there, and is no stream"):
+    with pytest.raises(ValueError, match="is there, and is not a stream"):
         write(data_of())
     assert files(Path()).keys() == {"stream/thesis.txt", ".stream.lock"}
 

@@ -128,7 +128,7 @@ def test_a_table_without_end_is_not_opened(tmp_path):
     (tmp_path / "holes").touch()
     os.truncate(tmp_path / "holes", 2**37)
     for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path, tmp_path / "holes"):
-        with pytest.raises(OSError, match="it is no file"):
+        with pytest.raises(OSError, match="it is not a file"):
             CSV(str(path)).load("train")
 
 

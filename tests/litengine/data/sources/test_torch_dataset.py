@@ -82,7 +82,7 @@ def test_classes_that_cannot_be_matched_are_refused():
         TorchDataset(Named("a", "a", "b"), test=Named("a", "b"))
     test = Named("b", "a")
     test.items.append((RGB, 2))
-    with pytest.raises(ValueError, match=r"test\[2\] has label 2, which is no class of that dataset"):
+    with pytest.raises(ValueError, match=r"test\[2\] has label 2, which is not a class of that dataset"):
         TorchDataset(Named("a", "b"), test=test).load("test")
 
 
