@@ -132,7 +132,7 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (["--model.optimizer.init_args.learning_rate", "1"], "unknown option --model.optimizer.init_args."),
+        (["--model.optimizer.init_args.learning_rate", "1"], "unknown option --model.optimizer.learning_rate"),
         (["--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
         pytest.param(
             ["--folds", "200", "--trainer.logger=false"],

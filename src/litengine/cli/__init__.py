@@ -45,9 +45,8 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
 
     from litengine.cli import errors
 
-    if wrong := errors.wrong_verb(args, list(VERBS)):
-        errors.stop(wrong)
     try:
+        _check_verb(args)
         run = resolve_name(VERBS[args[0]][0])
         if run.__name__ == args[0]:
             from litengine.cli.function import call
@@ -66,3 +65,14 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
         if not errors.is_for_the_user(error):
             raise
         errors.stop(errors.message(error))
+
+
+def _check_verb(args: list[str]) -> None:
+    """Raises ValueError for a command line that does not begin with a verb, or names checkpoints twice."""
+    if not args or args[0] not in VERBS:
+        if given := next((arg for arg in args if arg in VERBS), None):
+            raise ValueError(f"{given} comes first, and all options and configs after it: {given} --config …")
+        unknown = f"unknown verb {args[0]}: " if args and not args[0].startswith("-") else ""
+        raise ValueError(f"{unknown}say what to do: {', '.join(VERBS)}")
+    if [arg.partition("=")[0] for arg in args].count("--ckpt_path") > 1:
+        raise ValueError("give --ckpt_path once; predict and test take several checkpoints after it")

@@ -34,7 +34,7 @@ def call(function: Callable[..., Any], args: list[str]) -> None:
     try:
         options = parser.parse_args(args[1:]).as_dict()
     except ArgumentError as error:
-        errors.stop(errors.explain(str(error), args, parser))
+        errors.stop(errors.explain(error, args, parser))
     if "trust" in options:
         options["trust"] = [project.package(), *options["trust"]]
     function(**options)

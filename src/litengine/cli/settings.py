@@ -173,7 +173,7 @@ def load_with_environment(text: str) -> Any:
     try:
         return expanded(loaded) if isinstance(loaded, dict) and not text.startswith("{") else loaded
     except KeyError as error:
-        raise yaml.YAMLError(f"the environment has no variable {error}: set it, or write the value") from error
+        raise yaml.YAMLError(f"the environment has no variable {error}: set it, or write the value") from None
 
 
 def _given(args: list[str]) -> Iterator[Setting]:
@@ -200,7 +200,7 @@ def _text(config: str) -> str:
         return path.read_text("utf-8")
     there = [str(found) for folder in (path.parent, Path("configs")) for found in sorted(folder.glob("*.y*ml"))]
     near = get_close_matches(config, there, 1) or there[:1]
-    what = f"{config} is a folder, not a config" if path.is_dir() else f"there is no config {config}"
+    what = f"{path} is a folder, not a config" if path.is_dir() else f"there is no config {config}"
     raise ValueError(f"{what}: did you mean {near[0]}?" if near else what)
 
 

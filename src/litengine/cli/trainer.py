@@ -171,7 +171,7 @@ class CLI(LightningCLI):
                 args = [*args, f"--{key}={json.dumps(entries)}"]
             self.config = self.parser.parse_args([*args, *follow])
         except ArgumentError as error:
-            errors.stop(errors.explain(str(error), args, self.verb_parser))
+            errors.stop(errors.explain(error, args, self.verb_parser))
         found: Namespace = self.config[self.verb]
         return found
 
