@@ -11,7 +11,6 @@ import pytest
 import startup
 import training
 from loop import Timing
-from machine import ROOT
 
 NUMBER = r"\*{0,2}-?[\d,]+(\.\d+)?"
 Main = Callable[[list[str]], Any]
@@ -78,10 +77,3 @@ def test_accuracy_is_a_mean_with_the_interval_of_student(monkeypatch: pytest.Mon
     assert values["its 50 epochs, computed: 17,600 steps"] == "3,520 s"
     assert values["training, of the article's 50 epochs"] == "**1/33.5**"
     assert values["training, of the bare loop"] == "**2.10** (2.00 to 2.20)"
-
-
-def test_every_table_has_its_place_in_the_docs() -> None:
-    page = (ROOT / "docs/benchmarks.md").read_text()
-    scripts = [f"training.py {question} on a {device}" for question in training.QUESTIONS for device in ("CPU", "GPU")]
-    for name in (*scripts, "accuracy.py fast on a CPU", "accuracy.py fast on a GPU", "startup.py"):
-        assert f"<!-- written by benchmarks/{name} -->" in page, name

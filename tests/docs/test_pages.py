@@ -4,7 +4,6 @@ import copy
 import csv
 import importlib
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,16 +15,14 @@ import torch
 import yaml
 from pages import ROOT, blocks, commands, pages
 from torch import nn
-from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, reason_not_to_run, skipped, write_files
+from walk import Walk, make_home, reason_not_to_run, write_files
 
 import litcnn
 import litengine.data
 from litcnn.__main__ import main
-from litengine.cli import VERBS
 from litengine.training.run_directory import runs_in
 
 README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
-LANGUAGES = {"commands", "python", "yaml"}
 
 
 @pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
@@ -148,34 +145,6 @@ CHECKS: dict[str, Callable[[], None]] = {
 }
 
 
-@pytest.mark.parametrize("page", pages())
-def test_every_command_has_its_place(page: str) -> None:
-    """Before anything is run: no block of a kind that no test knows, no command that none would run."""
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for block in blocks(page):
-        if reason_not_to_run(block):
-            continue
-        assert block.language in LANGUAGES, f"{block}: {block.language!r} is run by no test: see tests/support/walk.py"
-        for words in commands(block) if block.language == "commands" else ():
-            words = [word for index, word in enumerate(words) if "=" not in word or "make" in words[:index]]
-            known = skipped(words) or words[0] == "cp" or (words[0] == "make" and words[1] in targets)
-            known = known or (words[:2] == ["python", "main.py"] and words[2] in VERBS)
-            known = known or (words[:3] == ["python", "-m", "litengine"] and words[5] in VERBS)
-            assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/support/walk.py"
-
-
-def test_every_exception_is_used_and_names_a_test() -> None:
-    every = [block for page in pages() for block in blocks(page)]
-    typed = [block for block in every if block.language == "commands" and not reason_not_to_run(block)]
-    assert set(NOT_RUN) == {skipped(words) for block in typed for words in commands(block)} - {""}
-    for words in (*NOT_CODE, *ONLY_PARSED):
-        assert any(words in block.text for block in every), words
-    assert {(block.page, block.language) for block in every} >= {*ELSEWHERE}
-    for reason in (*NOT_RUN.values(), *ELSEWHERE.values()):
-        for path in re.findall(r"tests/[\w/.]+", reason):
-            assert (ROOT / path).exists(), path
-
-
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="the site is made with mkdocs-material, which is not installed")
@@ -187,9 +156,3 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         assert (tmp_path / "site" / ("" if folder == "index" else folder) / "index.html").is_file()
     html = (tmp_path / "site/index.html").read_text()
     assert "fonts.googleapis" not in html and "images/report.png" in html
-
-
-def test_every_overlay_is_used_by_some_test() -> None:
-    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    overlays = [f"with/{path.name}" for path in (ROOT / "configs/with").glob("*.yaml")]
-    assert overlays and [overlay for overlay in overlays if overlay not in tests] == []

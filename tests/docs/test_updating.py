@@ -37,11 +37,6 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def test_the_page_names_the_paths_of_the_engine() -> None:
-    (restore,) = (words for words in COMMANDS if words[1] == "restore")
-    assert set(restore[5:]) == set(RENAME["ENGINE"]) and all((ROOT / path).exists() for path in restore[5:])
-
-
 @pytest.mark.parametrize("history", [True, False])
 def test_the_engine_is_replaced_and_the_project_is_kept(history: bool, tmp_path: Path) -> None:
     template, mine = tmp_path / "template", tmp_path / "mine"

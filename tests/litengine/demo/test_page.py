@@ -21,7 +21,7 @@ from project_for_tests import CNN
 
 from litengine.demo import page as page_module
 from litengine.demo import server as server_module
-from litengine.demo.page import describe, make_page, save_examples
+from litengine.demo.page import make_page, save_examples
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
 from litengine.inference.predictor import Classifier, Predictor
 from litengine.inference.saliency import saliency
@@ -231,10 +231,3 @@ def test_an_error_of_ours_shows_no_traceback(site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr(site.predictor.classifier.network, "forward", fail)
     answer = site.classify(site.upload("photo.png", png(random_image(35))))
     assert not answer["success"] and "inner matters" not in json.dumps(answer)
-
-
-def test_the_line_about_the_model() -> None:
-    assert describe(make_predictor(3)) == (
-        "CNN, 8,503 parameters · 32x32 pixels · 3 classes: class 0 <b>, class 1 <b>, class 2 <b>"
-    )
-    assert describe(make_predictor(11)).endswith(", class 9 <b>, …")

@@ -23,7 +23,6 @@ from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 from litengine import __version__
 from litengine.inference.predictor import Classifier, Ensemble, Prediction, Predictor, load_several
 
-CONFIGS = Path(__file__).parents[3] / "configs"
 SIZE = 8
 NETWORK: dict[str, Any] = {"widths": [4, 6], "hidden": 8, "image_size": SIZE, "num_classes": 3}
 MODEL: dict[str, Any] = {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}
