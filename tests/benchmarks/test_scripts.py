@@ -55,6 +55,7 @@ def test_a_comparison_prints_its_table(
             assert columns[-1] == "reach" and numbers[-1] == reach
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_accuracy_fits_tests_and_compares(capsys: pytest.CaptureFixture[str]) -> None:
     accuracy.main(["--quick", "--bare", "--pixels", "random", "--", "--trainer.max_epochs", "1"])
     printed = capsys.readouterr().out

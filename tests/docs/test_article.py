@@ -20,6 +20,7 @@ from litengine.cli.trainer import CLI
 from litengine.data import Digits
 
 CONFIG = ROOT / "configs/cnn.yaml"
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture

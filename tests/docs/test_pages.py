@@ -25,6 +25,7 @@ from litengine.training.run_directory import runs_in
 README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
 def test_the_code_on_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_home(tmp_path)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import refusal, wait_for
+from program import wait_for
 
 import litcnn
 from litcnn.__main__ import main
@@ -92,21 +92,6 @@ def test_files_of_every_kind_and_the_bad_among_them(
     same = [rows[name] for name in ("L.png", "RGBA.png", "I16.png", path.name)]
     assert len({(row["prediction"], row["confidence"]) for row in same}) == 1  # grey, so the same pixels in all
     assert "4 of 12 images could not be read" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "arguments are required"),
-        (["--ckpt_path", "bets.ckpt", "--images", "runs"], "no checkpoint at bets.ckpt: there are best.ckpt"),
-        (["--ckpt_path", "best.ckpt", "--images", "runs", "--top_k", "two"], "--top_k is two: Expected a int"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = refusal(capsys, "predict", *arguments)
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 @pytest.mark.slow

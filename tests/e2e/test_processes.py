@@ -112,6 +112,7 @@ def evaluate_all(processes: int) -> list[tuple[dict[str, float], list[dict[str, 
     return [evaluate(images, batch_size, processes) for images, batch_size in SIZES]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("processes", [2, 3])
 def test_evaluation_counts_each_image_once(processes: int) -> None:
     """Stock Lightning counts 14 of 13 with two processes."""

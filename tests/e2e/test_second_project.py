@@ -77,6 +77,7 @@ class Data(ClassificationData):
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_trains_resumes_tests_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(PROJECT.strip().splitlines()) <= 60
     Path("second_project.py").write_text(PROJECT)

@@ -133,7 +133,6 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     ("given", "words"),
     [
         (["--model.optimizer.init_args.learning_rate", "1"], "unknown option --model.optimizer.init_args."),
-        (["--config", "configs/digit.yaml"], "there is no config configs/digit.yaml"),
         pytest.param(
             ["--folds", "200", "--trainer.logger=false"],
             "fold-0 failed: data.folds is 200, but there are only 1[0-9][0-9] training images of",
@@ -194,16 +193,3 @@ def test_the_command_line_of_an_agent_sets_every_value(
         for part in key.split("."):
             found = found[part]
         assert found == value, key
-
-
-@pytest.mark.slow
-def test_a_fit_of_an_agent_is_the_run_that_the_agent_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("configs").symlink_to(CONFIGS)
-    args, variables = started({"model.lr_scheduler.init_args.max_lr": 0.001, "data.batch_size": 32}, monkeypatch)
-    command = [*PROGRAM, *args, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
-    subprocess.run(command, env={**variables, "WANDB_MODE": "offline"}, check=True, capture_output=True, timeout=200)
-    (recorded,) = find(tmp_path)  # the agent sets WANDB_DIR
-    file = WandbFile(recorded)
-    assert file.id == "abcd1234" and file.config["model.lr_scheduler.init_args.max_lr"] == 0.001
-    assert {record.run.sweep_id for record in file.records if record.WhichOneof("record_type") == "run"} == {"sweep123"}
-    assert file.metric("val/acc")

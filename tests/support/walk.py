@@ -64,8 +64,9 @@ ONLY_PARSED = {"download: true": "a real download"}
 # What makes a verb small; flags that come last win.
 LITTLE = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 SMALL = {
-    "fit": [*LITTLE, "--data.batch_size", "32", "--model.compile", "false"],
-    "tune": ["--data.batch_size", "32", "--steps", "12", "--highest", "1.0e-3"],
+    "fit": [*LITTLE, "--data.batch_size", "8", "--model.compile", "false"],
+    "test": ["--trainer.limit_test_batches", "1"],
+    "tune": ["--data.batch_size", "8", "--steps", "12", "--highest", "1.0e-3"],
     "study": LITTLE,
 }
 FEWER = {"--seeds": "0..1", "--trials": "1"}

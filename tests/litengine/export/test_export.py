@@ -5,6 +5,7 @@ import functools
 import importlib
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -23,7 +24,6 @@ from PIL import Image
 from project_for_tests import CNN, PACKAGE, ImageClassifier
 from safetensors import safe_open
 from torch import Tensor, nn
-from torchvision.models import resnet18
 
 import litengine
 from litengine import views as tta
@@ -31,8 +31,6 @@ from litengine.data import Digits
 from litengine.data.sources.pixels import fit
 from litengine.export import export as export_with
 from litengine.export import formats
-from litengine.inference import predictor as predictor_module
-from litengine.inference.predictor import Predictor
 
 DEPLOY = Path(__file__).parents[3] / "docs" / "deploy.md"
 
@@ -64,11 +62,6 @@ class Branches(Head):
         if means.sum() > 0:
             return self.head(means)
         return self.head(-means)
-
-class Cond(Head):
-    def forward(self, images):
-        means = images.mean((2, 3))
-        return torch.cond(means[0].sum() > 0, lambda means: self.head(means), lambda means: self.head(-means), (means,))
 
 class Loops(Head):
     def forward(self, images):
@@ -227,25 +220,9 @@ def test_it_says_what_the_checkpoint_says(exported: Any, format: str) -> None:
     assert (predictor.probabilities(digits()) - expected).abs().max() > 0.01
 
 
-def test_a_compiled_network_is_exported_uncompiled(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*args: Any) -> Predictor:
-        predictor = original(*args)
-        predictor.classifier.network.compile(backend="eager")
-        return predictor
-
-    expected = project.load(checkpoint, device="cpu").probabilities(digits())
-    original = predictor_module.load
-    monkeypatch.setattr(predictor_module, "load", load)
-    path = export(checkpoint, "torch", images=[str(folder_of(1))])
-    torch.testing.assert_close(use(path, digits()), expected, atol=5e-6, rtol=0)
-
-
 def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A network of torchvision or timm, and its spec."""
+    """A network of timm, and its spec."""
     torch.manual_seed(0)
-    if path == "torchvision.models.resnet18":
-        resnet = resnet18(num_classes=10)
-        return awakened(resnet, resnet.fc), {"class_path": path, "init_args": {"num_classes": 10}}
     timm = pytest.importorskip("timm")
     if path == "timm.models.test_vit_relpos":  # attention with a mask
         arguments = {"num_classes": 10, "img_size": 32}
@@ -260,14 +237,11 @@ def theirs(path: str) -> tuple[nn.Module, dict[str, Any]]:
     ("network", "format"),
     [
         ("timm.create_model", "safetensors"),
-        pytest.param("timm.create_model", "torch", marks=pytest.mark.slow),
         pytest.param("timm.create_model", "onnx", marks=pytest.mark.slow),
         pytest.param("timm.models.test_vit_relpos", "onnx", marks=pytest.mark.slow),
-        pytest.param("torchvision.models.resnet18", "torch", marks=pytest.mark.slow),
-        pytest.param("torchvision.models.resnet18", "onnx", marks=pytest.mark.slow),
     ],
 )
-def test_networks_of_torchvision_and_timm(network: str, format: str) -> None:
+def test_networks_of_timm(network: str, format: str) -> None:
     module, spec = theirs(network)
     checkpoint = save(module, spec)
     path = export(checkpoint, format)
@@ -397,39 +371,24 @@ def test_on_images_of_ones_own(checkpoint: str, capsys: pytest.CaptureFixture[st
 # A wrong file is not left behind
 
 
-@pytest.mark.parametrize("older", [True, False])
-@pytest.mark.parametrize("change", [1e-2, float("nan")])
-def test_a_file_with_other_weights_is_not_kept(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: float, older: bool
-) -> None:
-    def tampered(format: str, classifier: ImageClassifier, *args: Any) -> str:
-        with torch.no_grad():
-            classifier.network.head[-1].bias[3] += change  # type: ignore[index, union-attr]
-        return original(format, classifier, *args)
-
-    if older:
-        Path("best.safetensors").write_text("older")
-    original = formats.write
-    monkeypatch.setattr(formats, "write", tampered)
-    before = left()
-    with pytest.raises(ValueError, match="differs from the checkpoint by .*nothing was written"):
-        export(checkpoint, "safetensors")
-    assert left() == before and not any(path.is_dir() for path in Path().glob(".*"))
-    if older:
-        assert Path("best.safetensors").read_text() == "older"
+def change_weights(classifier: ImageClassifier, by: float) -> None:
+    classifier.network.head[-1].bias.data[3] += by  # type: ignore[index, union-attr]
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("format", "change"),
     [
-        lambda classifier: classifier.normalize.set([m + 1 / 255 for m in MEAN], STD),
-        lambda classifier: setattr(classifier, "tta", "flip"),
-        lambda classifier: setattr(classifier, "temperature", 1.0),
-        lambda classifier: classifier.network.train(),
+        ("safetensors", lambda classifier: change_weights(classifier, 1e-2)),
+        ("safetensors", lambda classifier: change_weights(classifier, math.nan)),
+        ("torch", lambda classifier: classifier.normalize.set([m + 1 / 255 for m in MEAN], STD)),
+        ("torch", lambda classifier: setattr(classifier, "tta", "flip")),
+        ("torch", lambda classifier: setattr(classifier, "temperature", 1.0)),
+        ("torch", lambda classifier: classifier.network.train()),
     ],
+    ids=["weights", "NaN", "mean", "views", "temperature", "dropout"],
 )
 def test_a_file_that_works_otherwise_is_not_kept(
-    checkpoint: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[ImageClassifier], Any]
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch, format: str, change: Callable[[ImageClassifier], Any]
 ) -> None:
     """What goes wrong with exports in life: another mean (by one grey value), other views, dropout."""
 
@@ -437,12 +396,15 @@ def test_a_file_that_works_otherwise_is_not_kept(
         change(classifier)
         return original(format, classifier, *args)
 
+    older = Path(f"best{SUFFIXES[format]}")
+    older.write_text("older")
     original = formats.write
     monkeypatch.setattr(formats, "write", tampered)
     monkeypatch.setattr(formats._Probabilities, "eval", lambda module: module)
-    with pytest.raises(ValueError, match="differs from the checkpoint by"):
-        export(checkpoint, "torch")
-    assert left() == ["best.ckpt"]
+    with pytest.raises(ValueError, match="differs from the checkpoint by .*nothing was written"):
+        export(checkpoint, format)
+    assert left() == ["best.ckpt", str(older)] and older.read_text() == "older"
+    assert not any(path.is_dir() for path in Path().glob(".*"))
 
 
 def test_a_file_that_cannot_be_read_again_is_not_kept(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,15 +476,6 @@ def test_a_network_that_is_no_graph(
     assert "\n" not in str(raised.value)
     assert capfd.readouterr() == ("", "")  # torch would print its graph
     assert not list(Path().glob("*.onnx")) and not list(Path().glob("*.pt2"))
-
-
-@pytest.mark.parametrize("format", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
-def test_a_branch_that_torch_knows_of(strange: Callable[[str], str], format: str) -> None:
-    path = export(strange("Cond"), format, trust=["strange_networks"])
-    dark, bright = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
-    predictor = project.load("Cond.ckpt", "cpu", ["strange_networks"])
-    for images in (dark, bright):
-        torch.testing.assert_close(use(path, images), predictor.probabilities(images))
 
 
 @pytest.mark.slow

@@ -137,13 +137,6 @@ def test_a_torchvision_network() -> None:
     np.testing.assert_allclose(saliency(make_classifier(network), pixels), scaled(expected[0, 0].detach()), atol=1e-3)
 
 
-def test_the_memory_format_does_not_matter() -> None:
-    classifier = make_classifier(pooled(), channels_last=True)
-    classifier.network.to(memory_format=torch.channels_last)
-    expected = saliency(make_classifier(pooled(), channels_last=False), image())
-    np.testing.assert_allclose(saliency(classifier, image()), expected, atol=1e-5)
-
-
 def test_a_compiled_network_is_looked_into_and_stays_compiled() -> None:
     compiled: list[Callable[..., Any]] = []
 
