@@ -27,7 +27,6 @@ def test_it_answers_as_the_checkpoint_and_has_its_score(here: Path, tmp_path: Pa
     best = max(float(row["val/acc"]) for row in rows(only_run()) if row["val/acc"])
     assert json.loads(session.get_modelmeta().custom_metadata_map["metrics"]) == {"val/acc": pytest.approx(best)}
     arrays = Digits().load("test")
-    assert arrays is not None
     found = torch.from_numpy(session.run(None, {"images": arrays.images[:200].numpy()})[0])
     expected = litcnn.load("best.ckpt", device="cpu").probabilities(arrays.images[:200])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -32,7 +32,6 @@ def fit(*options: str, epochs: int = 3) -> dict[str, torch.Tensor]:
 
 def accuracy() -> float:
     arrays = Digits().load("test")
-    assert arrays is not None
     found = litcnn.load("best.ckpt").probabilities(arrays.images)
     return float((found.argmax(1) == arrays.labels).float().mean())
 
@@ -115,7 +114,7 @@ def test_predictions_equal_those_of_the_test_and_of_the_exported_graph() -> None
     with open("tested/report/predictions.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     arrays = Digits().load("test")
-    assert arrays is not None and len(rows) == len(arrays.labels)
+    assert len(rows) == len(arrays.labels)
     found = litcnn.load("best.ckpt").probabilities(arrays.images).numpy()  # (N, classes)
     tested = np.array([float(row["confidence"]) for row in rows])
     np.testing.assert_allclose(found.max(1), tested, atol=TOLERANCE)

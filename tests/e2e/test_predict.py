@@ -26,7 +26,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test split as files: <index>-<label>.png."""
     folder = tmp_path_factory.mktemp("digits")
     arrays = Digits().load("test")
-    assert arrays is not None
     for index, (image, label) in enumerate(zip(arrays.images.numpy(), arrays.labels.tolist(), strict=True)):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:03}-{label}.png")
     return folder
@@ -57,7 +56,7 @@ def test_predictions_equal_those_of_the_test_image_for_image(here: Path, digits:
 
     # all ten probabilities, against the classifier on the same pixels
     classifier, arrays = litcnn.load(checkpoint, device="cpu").classifier, Digits().load("test")
-    assert arrays is not None and classifier.tta == "flip"
+    assert classifier.tta == "flip"
     with torch.inference_mode():
         probabilities = classifier.infer(arrays.images).softmax(1)
     for row, of_image in zip(rows, probabilities.tolist(), strict=True):

@@ -1,6 +1,5 @@
 """Studies as a user runs them: real fits, each in its own process (tests/litengine/study trains nothing)."""
 
-import re
 import shlex
 import signal
 import subprocess
@@ -127,23 +126,6 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     command = capsys.readouterr().out.rpartition("python main.py ")[2].strip()
     main([*shlex.split(command), "--config", str(CONFIGS / "with/no_tracker.yaml"), "--name", "again"])
     assert [*tmp_path.glob("runs/again/*/checkpoints/best.ckpt")]
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (["--model.optimizer.init_args.learning_rate", "1"], "unknown option --model.optimizer.init_args."),
-        pytest.param(
-            ["--folds", "200", "--trainer.logger=false"],
-            "fold-0 failed: data.folds is 200, but there are only 1[0-9][0-9] training images of",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-def test_what_fit_refuses_ends_the_study(given: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["study", *TINY, *([] if "--folds" in given else ["--seeds", "0..2"]), *given])
-    assert stopped.value.code == 2 and re.search(words, capsys.readouterr().err)
 
 
 def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, str]]:

@@ -13,13 +13,11 @@ from litengine import datamodule
 
 def indices(data: ImageData, split: str) -> list[int]:
     part = data.subset(split)
-    assert part is not None
     return part.indices.tolist()
 
 
 def per_class(data: ImageData, split: str) -> list[int]:
     part = data.subset(split)
-    assert part is not None
     return np.bincount(part.arrays.labels.numpy()[part.indices]).tolist()
 
 

@@ -85,7 +85,6 @@ def make_home(home: Path) -> None:
     """The working directory of a reader: the configs of the repository, and pictures."""
     shutil.copytree(ROOT / "configs", home / "configs")
     arrays = Digits().load("train")
-    assert arrays is not None
     table = ["path,label,split,group"]
     for index in (arrays.labels < 3).nonzero().flatten()[:60].tolist():
         name = ("cat", "dog", "hen")[int(arrays.labels[index])]
@@ -96,7 +95,6 @@ def make_home(home: Path) -> None:
         table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'},{index}")
     (home / "path/to/table.csv").write_text("\n".join(table))
     test = Digits().load("test")
-    assert test is not None
     parts = {"train": arrays, "test": test}
     of_numpy = {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy() for split, part in parts.items()}
     labels = {f"{split}_labels": part.labels.numpy() for split, part in parts.items()}

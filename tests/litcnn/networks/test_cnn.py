@@ -122,12 +122,6 @@ def test_dropout_drops_units_or_whole_channels_in_training_only(option, kind, pr
     assert abs(dropped.float().mean() - probability) <= 5 * deviation
 
 
-def test_conv_dropout_is_off_by_default_and_ends_every_block():
-    assert [layer.p for layer in CNN(widths=(2, 2)).modules() if isinstance(layer, nn.Dropout2d)] == [0.0, 0.0]
-    network = CNN(widths=(2, 2, 2), conv_dropout=0.2)
-    assert [(type(block[-2]), block[-1].p) for block in network.blocks] == [(nn.MaxPool2d, 0.2)] * 3
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [

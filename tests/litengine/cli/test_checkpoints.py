@@ -41,7 +41,6 @@ def rows(report: Path) -> list[dict[str, str]]:
 
 def test_a_folder_of_class_folders_is_the_test_split() -> None:
     arrays = Digits().load("test")
-    assert arrays is not None
     for index in range(80):
         folder = Path("labelled", str(int(arrays.labels[index])))
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +58,6 @@ def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
     (report,) = Path("runs/seed1").glob("*/report")  # of its own run directory: it is no result of one of the fits
     assert not list(report.parent.glob("checkpoints"))
     arrays = Digits().load("test")
-    assert arrays is not None
     members = [load(next(Path("runs").glob(f"seed{seed}/*/checkpoints/best.ckpt"))) for seed in "12"]
     each = torch.stack([member.probabilities(arrays.images[:]) for member in members])
     assert float((each[0] - each[1]).abs().max()) > 0.01
