@@ -1,7 +1,6 @@
 """The pages in docs/: the code on them works as it stands there, and none is left out."""
 
 import copy
-import csv
 import importlib
 import math
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 import torch
 import yaml
 from pages import ROOT, blocks, commands, pages
+from program import rows
 from torch import nn
 from walk import Walk, make_home, reason_not_to_run, write_files
 
@@ -35,17 +35,6 @@ def test_the_code_on_a_page(page: str, tmp_path: Path, monkeypatch: pytest.Monke
     for block in blocks(page):
         walk.run(block, but=README)  # tests/test_readme.py runs what stands there too
     CHECKS.get(page, lambda: None)()
-
-
-def newest() -> Path:
-    """The run directory of the newest fit, also where two began in the same second."""
-    return Path("best.ckpt").resolve().parents[1]
-
-
-def rows() -> list[dict[str, str]]:
-    """metrics.csv of the newest fit."""
-    with (newest() / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def table_and_arrays_are_read() -> None:
@@ -76,7 +65,7 @@ def it_stops() -> None:
     stop = ["--trainer.callbacks+", "my_callbacks.StopAt", "--trainer.callbacks.accuracy", "0"]
     few = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "9"]
     main(["fit", "--config", "configs/digits.yaml", *stop, *few])
-    assert rows()[-1]["epoch"] == "0"
+    assert rows(Path("best.ckpt").resolve().parents[1])[-1]["epoch"] == "0"
 
 
 def steps_and_rates_are_right() -> None:

@@ -238,44 +238,10 @@ def test_no_hostile_config_passes_or_calls_anything(count: int) -> None:
 # Ways around
 
 
-def all_refused(configs: dict[str, Any], *trusted: str) -> dict[str, str]:
-    """The message for each config. What `nothing_called` watches takes a while to list: it does so once."""
-    messages = {}
-    with nothing_called():
-        for name, config in configs.items():
-            with pytest.raises(ValueError, match="checkpoint") as raised:
-                check_config(config, [*OWN, *trusted])
-            messages[name] = str(raised.value)
-    return messages
-
-
 def refused(config: Any, *trusted: str) -> str:
-    return all_refused({"": config}, *trusted)[""]
-
-
-FOREIGN = {
-    "os.system": "belongs to Python itself",
-    "posix.system": "belongs to Python itself",
-    "evil.Net": "and was not imported. If you know what is in it: --trust evil",
-    "jsonargparse.set_parsing_settings": "and was not imported",
-    "torch.os.system": "is no public part of a network",
-    "torch.load": "it is torch.serialization.load",
-    "torch.hub.load": "is no public part of a network",
-    "torch.nn.attention._fa4.register_flash_attention_fa4": "is no public part of a network",
-    "torch.nn.utils.stateless.functional_call": "which is no",
-    "torchvision.datasets.LSUN": "is no public part of a network",
-    "torchvision.transforms.v2.Lambda": "",
-    f"{PACKAGE}.__main__.main": "is no full import path",
-    "evil": "is no full import path",
-}
-
-
-@pytest.mark.parametrize("position", ["network", "optimizer", "source", "augment", "callable", "deep"])
-def test_a_refusal_names_the_key_and_the_reason(position: str) -> None:
-    configs = {path: POSITIONS[position][1](spec(path, lambd="os.system")) for path in FOREIGN}
-    for path, message in all_refused(configs).items():
-        assert f" in the checkpoint is {path}, which " in message or "Lambda" in message or "lambd" in message
-        assert FOREIGN[path] in message
+    with nothing_called(), pytest.raises(ValueError, match="checkpoint") as raised:
+        check_config(config, [*OWN, *trusted])
+    return str(raised.value)
 
 
 def nested(depth: int) -> list[Any]:
@@ -295,6 +261,11 @@ def circular() -> list[Any]:
     ("config", "said"),
     [
         ({"model": {"network": "os.system"}}, "model.network in the checkpoint is os.system"),
+        (network("posix.system"), "class_path in the checkpoint is posix.system, which belongs to Python itself"),
+        (network("evil.Net"), "and was not imported. If you know what is in it: --trust evil"),
+        (network("torch.load"), "it is torch.serialization.load"),
+        (network("torch.hub.load"), "is no public part of a network"),
+        (network(f"{PACKAGE}.__main__.main"), "is no full import path"),
         ({"model": {"network": "ReLU"}}, "a full import path is needed"),
         ({"model": {"network": "{class_path: evil.Net}"}}, "a full import path is needed"),
         (network(NETWORK, activation="[{class_path: evil.Net}]"), "a full import path is needed"),
@@ -325,8 +296,6 @@ def circular() -> list[Any]:
         ({"model": {"optimizer": spec("torch.nn.Linear")}}, "which is no Optimizer"),
         ({"data": {"source": spec("torchvision.datasets.FakeData")}}, "which is no Source"),
         ({"model": {"loss": lossy("torch.nn.functional.mse_loss")}}, "mse_loss, which is no Tensor"),
-        (network(NETWORK, widths=nested(40)), "has over 100,000 values, or 50 levels"),
-        (network(NETWORK, widths=circular()), "has over 100,000 values, or 50 levels"),
     ],
 )
 def test_ways_around_are_closed(config: Any, said: str) -> None:
