@@ -15,14 +15,14 @@ import yaml
 from pages import ROOT, blocks, commands, pages
 from program import rows
 from torch import nn
-from walk import Walk, make_home, reason_not_to_run, write_files
+from walk import Walk, is_run, make_home, write_files
 
 import litcnn
 import litengine.data
 from litcnn.__main__ import main
 from litengine.training.run_directory import runs_in
 
-README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
+README = [words for block in blocks("README.md") if is_run(block) for words in commands(block)]
 
 
 @pytest.mark.usefixtures("undrawn")

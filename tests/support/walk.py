@@ -51,16 +51,6 @@ NOT_RUN = {
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
 
-# Blocks that are not run, by words in them.
-NOT_CODE = {
-    "hands the project's two classes": "the list of folders",
-}
-ELSEWHERE = {("docs/deploy.md", "python"): "tests/litengine/export/test_export.py::test_the_page_works"}
-NO_LANGUAGE = ("text",)  # of fences that hold no code
-
-# Settings of a page that are parsed, but not fitted with.
-ONLY_PARSED = {"download: true": "a real download"}
-
 # What makes a verb small; flags that come last win.
 LITTLE = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 SMALL = {
@@ -125,7 +115,7 @@ class Walk:
 
     def run(self, block: Block, but: Sequence[list[str]] = ()) -> None:
         """Runs a block, `but` not the commands that are run elsewhere."""
-        if reason_not_to_run(block):
+        if not is_run(block):
             return
         if block.language == "python":
             exec(compile(block.text, str(block), "exec"), self.names)
@@ -139,7 +129,7 @@ class Walk:
     def fit_with(self, block: Block) -> None:
         path = Path(block.title or f"block{block.line}.yaml")
         path.write_text(block.text)
-        parsed_only = any(words in block.text for words in ONLY_PARSED)
+        parsed_only = "download: true" in block.text  # a real download
         command = ["fit", "--config", str(path), *SMALL["fit"], *["--print_config"] * parsed_only]
         with named(str(block)):
             if parsed_only:
@@ -182,12 +172,11 @@ class Walk:
         main([verb, *rest])
 
 
-def reason_not_to_run(block: Block) -> str:
-    """Empty where it is to be run."""
-    found = [reason for words, reason in NOT_CODE.items() if words in block.text and block.language == "commands"]
-    if block.language in NO_LANGUAGE:
-        found.append("no code")
-    return (found or [ELSEWHERE.get((block.page, block.language), "")])[0]
+def is_run(block: Block) -> bool:
+    """Whether a block is code that the test of its page runs: tests/litengine/export runs that of docs/deploy.md."""
+    exported = (block.page, block.language) == ("docs/deploy.md", "python")
+    list_of_folders = "hands the project's two classes" in block.text
+    return not exported and not list_of_folders and block.language != "text"
 
 
 def skipped(words: list[str]) -> str:
