@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from PIL import Image
 from project_for_tests import CNN, PACKAGE, ImageClassifier, ImageData
 from torch import Tensor, nn
-from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
 from litengine import __version__
 from litengine.inference.predictor import Classifier, Ensemble, Prediction, Predictor, load_several
@@ -83,14 +82,6 @@ def test_probabilities_are_those_of_plain_torch(predictor: Predictor, network: n
     labels = [["ant", "bee", "cat"][label] for label in expected.argmax(1)]
     assert [p.label for p in predictions] == labels and len(set(labels)) > 1
     assert [p.confidence for p in predictions] == pytest.approx(expected.max(1).values.tolist())
-
-
-def test_images_are_prepared_as_torchvision_would(predictor: Predictor, network: nn.Module) -> None:
-    image = Image.fromarray(pixels(31, 23, 3))
-    seen = Compose([Resize(SIZE), CenterCrop(SIZE), PILToTensor()])(image)
-    assert np.array_equal(predictor.prepare(image), seen)
-    expected = by_hand(network, seen[None])[0]
-    np.testing.assert_allclose(predictor.predict(image).probabilities, expected, rtol=1e-5)
 
 
 def test_test_time_augmentation_is_the_checkpoints(content: dict[str, Any], network: nn.Module) -> None:
