@@ -3,8 +3,6 @@
 import copy
 import importlib
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from pages import ROOT, blocks, commands, pages
+from pages import blocks, commands, pages
 from program import rows
 from torch import nn
 from walk import Walk, is_run, make_home, write_files
@@ -119,16 +117,3 @@ CHECKS: dict[str, Callable[[], None]] = {
     "docs/your-optimizer.md": steps_and_rates_are_right,
     "docs/your-training-step.md": two_optimizers_step_as_one,
 }
-
-
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="the site is made with mkdocs-material, which is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    for page in pages()[1:]:
-        folder = Path(page).stem
-        assert (tmp_path / "site" / ("" if folder == "index" else folder) / "index.html").is_file()
-    html = (tmp_path / "site/index.html").read_text()
-    assert "fonts.googleapis" not in html and "images/report.png" in html

@@ -1,4 +1,4 @@
-"""Training from a stream: the same images wherever it lies, however many processes there are, also after a kill."""
+"""Training from a stream that goes on after a kill; test_processes.py trains from one with several processes."""
 
 import os
 import shutil
@@ -7,22 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from helpers import FakeSource, trainer
-from lightning.pytorch import seed_everything
 from outcome import outcome
-from plain import Plain
-from processes import together
 from program import DIGITS, NO_TRACKER, last, only_run, wait_for
 
 from litcnn.__main__ import main
-from litcnn.augment import RandomCrop, RandomFlip
-from litcnn.data import ImageData
-from litcnn.model import ImageClassifier
-from litengine.cli.prepare import prepare
-from litengine.data import Stream
 from litengine.data.sources import stream_writer
 
 FIT = [
@@ -54,31 +43,3 @@ def test_a_fit_that_was_killed_goes_on_to_the_same_end(monkeypatch: pytest.Monke
     main(["fit", "--resume", "last"])
     found = outcome(only_run())
     assert [name for name in expected if found[name] != expected[name]] == []
-
-
-def train(root: str, processes: int) -> tuple[np.ndarray, dict[str, float], int]:
-    """Weights and metrics at the end, and the number of shards of training images that this process read."""
-    seed_everything(0, verbose=False)
-    data = ImageData(Stream(root), 8, augment=[RandomCrop(1), RandomFlip()])
-    several = {"devices": processes, "strategy": "ddp"} if processes > 1 else {"devices": 1}
-    read: set[int] = set()
-    shards = data.subset("train").arrays.images
-    first = shards._read
-    shards._read = lambda shard: (read.add(shard), first(shard))[1]
-    fitted = trainer(epochs=1, **several)
-    classifier = ImageClassifier(Plain(), lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    fitted.fit(classifier, data)
-    weights = torch.cat([parameter.detach().flatten() for parameter in classifier.network.parameters()]).numpy()
-    return weights, {name: float(value) for name, value in fitted.callback_metrics.items()}, len(read)
-
-
-def test_two_and_four_processes_train_as_one_and_share_the_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_writer, "SHARD_BYTES", 5 * 3 * 8 * 8)
-    prepare(ImageData(FakeSource(train=(80, 80, 80), val=(3, 3, 5))), "stream")
-    weights, metrics, read = train("stream", 1)
-    assert read == 48
-    for processes in (2, 4):
-        for found, found_metrics, found_read in together(processes, train, "stream", processes):
-            np.testing.assert_allclose(found, weights, rtol=1e-5, atol=1e-6)
-            assert found_metrics == pytest.approx(metrics, rel=1e-5)
-            assert found_read == 48 // processes

@@ -129,16 +129,44 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> flo
     return float(-(targets * np.log(probabilities)).sum(1).mean())
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_training_loss_is_smoothed_cross_entropy_and_evaluation_loss_is_plain(smoothing):
-    # A learning rate of 0: every batch meets the same network.
-    model = classifier(label_smoothing=smoothing, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    part, logged = data(), Logged()
-    fit(model, part, epochs=1, logger=logged)
-    for split, expected_smoothing in (("train", smoothing), ("val", 0.0)):
+def weighted(*weights: float):
+    """The cross entropy of classes with these weights."""
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        of_images = torch.tensor(weights)[labels]
+        return (of_images * F.cross_entropy(logits, labels, reduction="none")).sum() / of_images.sum()
+
+    return loss
+
+
+class Smallest(nn.Module):
+    """A simple loss: the mean of the smallest logit and the label."""
+
+    def forward(self, logits, labels):
+        return (logits.amin(1) + labels).mean()
+
+
+# Options, and the loss of training and of evaluation
+FORMULAS = {
+    "plain": ({}, cross_entropy, cross_entropy),
+    "smoothed": ({"label_smoothing": 0.1}, functools.partial(cross_entropy, smoothing=0.1), cross_entropy),
+    "of one's own": ({"loss": Smallest()}, Smallest(), Smallest()),
+    "weighted": ({"class_weights": [1.0, 2.0, 0.5]}, weighted(1.0, 2.0, 0.5), cross_entropy),
+    "balanced": ({"class_weights": "balanced"}, weighted(48 / 3 / 16, 48 / 3 / 8, 48 / 3 / 24), cross_entropy),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_losses_of_training_and_evaluation_are_those_of_the_formula(name):
+    options, of_training, of_evaluation = FORMULAS[name]
+    model = classifier(**options, optimizer=functools.partial(torch.optim.SGD, lr=0.0))  # no batch changes the network
+    size = 60 if "class_weights" in options else 7  # each batch divides by its own weights
+    part, logged = ImageData(FakeSource(train=(20, 10, 30)), batch_size=size, val_fraction=0.2), Logged()
+    fit(model, part, epochs=1, logger=logged).test(model, part, verbose=False)
+    for split, loss in (("train", of_training), ("val", of_evaluation), ("test", of_evaluation)):
         images, labels = images_of(part, split)
         logits = logits_of(model, images)
-        assert logged.values[f"{split}/loss"] == pytest.approx([cross_entropy(logits, labels, expected_smoothing)])
+        assert logged.values[f"{split}/loss"] == pytest.approx([float(loss(logits, labels))], rel=1e-4)
         assert logged.values[f"{split}/acc"] == pytest.approx([float((logits.argmax(1) == labels).float().mean())])
 
 
@@ -172,39 +200,6 @@ def test_test_time_augmentation_counts_in_the_test_and_not_in_validation():
     validated = trainer().validate(module, part, verbose=False)[0]
     images, labels = images_of(part, "val")
     assert validated["val/loss"] == pytest.approx(cross_entropy(logits_of(module, images), labels), rel=1e-5)
-
-
-class Smallest(nn.Module):
-    """A simple loss: the mean of the smallest logit and the label."""
-
-    def forward(self, logits, labels):
-        return (logits.amin(1) + labels).mean()
-
-
-def test_a_loss_of_ones_own_takes_the_place_of_cross_entropy_everywhere():
-    model = classifier(loss=Smallest(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    part, logged = data(), Logged()
-    made = fit(model, part, epochs=1, logger=logged)
-    made.test(model, part, verbose=False)
-    for split in ("train", "val", "test"):
-        images, labels = images_of(part, split)
-        expected = float(Smallest()(logits_of(model, images), labels))
-        assert logged.values[f"{split}/loss"] == pytest.approx([expected], rel=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("weights", "of_class"), [([1.0, 2.0, 0.5], [1.0, 2.0, 0.5]), ("balanced", [48 / 3 / 16, 48 / 3 / 8, 48 / 3 / 24])]
-)
-def test_classes_are_weighted_as_given_or_balanced_in_training_only(weights, of_class):
-    model = classifier(class_weights=weights, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
-    part, logged = ImageData(FakeSource(train=(20, 10, 30)), batch_size=60, val_fraction=0.2), Logged()
-    fit(model, part, epochs=1, logger=logged)
-    images, labels = images_of(part, "train")
-    number = torch.tensor(of_class)[labels]
-    losses = F.cross_entropy(logits_of(model, images), labels, reduction="none")
-    assert logged.values["train/loss"] == pytest.approx([float((number * losses).sum() / number.sum())], rel=1e-5)
-    images, labels = images_of(part, "val")
-    assert logged.values["val/loss"] == pytest.approx([cross_entropy(logits_of(model, images), labels)], rel=1e-5)
 
 
 @pytest.mark.parametrize(
