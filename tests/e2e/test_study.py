@@ -128,9 +128,9 @@ def test_a_search_with_two_workers_runs_each_trial_once_as_one_group_of_wandb(
     assert [*tmp_path.glob("runs/again/*/checkpoints/best.ckpt")]
 
 
-def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], dict[str, str]]:
-    """The words after main.py and the environment of the process that the installed agent of Weights & Biases starts
-    for configs/sweep.yaml and the settings that the server sent."""
+def words_of_agent(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words after main.py of the process that the installed agent of Weights & Biases starts for configs/sweep.yaml
+    and the settings that the server sent."""
     process = mock.MagicMock()
     monkeypatch.setattr(wandb_agent, "AgentProcess", process)
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_DIR"):
@@ -143,9 +143,10 @@ def started(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> tuple[li
     args = {key: {"value": value} for key, value in values.items()}
     answer = agent._process_command({"type": "run", "run_id": "abcd1234", "program": sweep["program"], "args": args})
     assert "exception" not in answer, answer
-    command, variables = process.call_args.kwargs["command"], process.call_args.kwargs["env"]
-    assert command[:3] == ["/usr/bin/env", "python", "main.py"] and variables["WANDB_RUN_ID"] == "abcd1234"
-    return command[3:], variables
+    assert process.call_args.kwargs["env"]["WANDB_RUN_ID"] == "abcd1234"
+    interpreter, python, program, *words = process.call_args.kwargs["command"]
+    assert (interpreter, python, program) == ("/usr/bin/env", "python", "main.py")
+    return words
 
 
 def test_the_command_line_of_an_agent_sets_every_value(
@@ -165,9 +166,8 @@ def test_the_command_line_of_an_agent_sets_every_value(
         "model.network.init_args.widths": [8, 16],
         "model.network.init_args.activation": "torch.nn.GELU",
     }
-    args, _ = started(values, monkeypatch)
     with pytest.raises(SystemExit) as stopped:
-        main([*args, "--print_config"])
+        main([*words_of_agent(values, monkeypatch), "--print_config"])
     assert stopped.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     for key, value in values.items():

@@ -1,6 +1,6 @@
 """Runs the code of a page from its top, in one folder: writes its files, runs its commands.
 
-The tables below list what a test cannot do, with the reason. Everything else is run: a new command or block fails until
+The table below lists what a test cannot do, with the reason. Everything else is run: a new command or block fails until
 it works, or has a line here.
 """
 

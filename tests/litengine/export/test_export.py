@@ -18,6 +18,7 @@ import project_for_tests as project
 import pytest
 import safetensors.torch
 import torch
+from helpers import checkpoint_of
 from PIL import Image
 from project_for_tests import CNN, PACKAGE, ImageClassifier
 from safetensors import safe_open
@@ -119,17 +120,9 @@ def awakened(network: nn.Module) -> nn.Module:
     return network
 
 
-def save(network: nn.Module, spec: dict[str, Any], path: str = "best.ckpt", **content: Any) -> str:
-    """What `fit` writes, as far as it is needed."""
-    made = {
-        "config": {"model": {"network": spec}},
-        "data": {
-            **{"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": STD},
-            **{"tta": content.pop("tta", "none"), "channels_last": True, "temperature": 0.5},
-        },
-        "state_dict": ImageClassifier(network).state_dict(),
-    }
-    torch.save({**made, **content}, path)
+def save(network: nn.Module, spec: dict[str, Any], path: str = "best.ckpt", tta: str = "none", **content: Any) -> str:
+    facts = {"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": STD}
+    torch.save(checkpoint_of(network, spec, **facts, tta=tta, temperature=0.5) | content, path)
     return path
 
 

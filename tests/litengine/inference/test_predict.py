@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import checkpoint_of
 from PIL import Image
 from project_for_tests import CNN, PACKAGE, load
 from torch import Tensor
@@ -34,15 +35,8 @@ def checkpoint() -> None:
     network = CNN(**NETWORK)
     with torch.no_grad():
         network.head[-1].weight.mul_(10)
-    content = {
-        "config": {"model": {"network": {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}}},
-        "data": {
-            **{"class_names": NAMES, "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.1] * 3},
-            **{"tta": "none", "channels_last": True},
-        },
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-    }
-    torch.save(content, "best.ckpt")
+    spec = {"class_path": f"{PACKAGE}.networks.CNN", "init_args": NETWORK}
+    torch.save(checkpoint_of(network, spec, class_names=NAMES, std=[0.1] * 3), "best.ckpt")
 
 
 def make_images(count: int, folder: str = "pets") -> list[str]:

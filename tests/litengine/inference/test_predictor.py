@@ -11,7 +11,7 @@ import numpy as np
 import project_for_tests as project
 import pytest
 import torch
-from helpers import FakeSource, fit
+from helpers import FakeSource, checkpoint_of, fit
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from PIL import Image
@@ -45,12 +45,9 @@ def network() -> nn.Module:
 @pytest.fixture
 def content(network: nn.Module) -> dict[str, Any]:
     """The parts of a checkpoint that are needed."""
-    return {
-        "engine": "0.0.1",
-        "config": {"name": "a", "model": copy.deepcopy(MODEL), "data": {"source": {"class_path": "gone.Source"}}},
-        "data": {**FACTS, "image_shape": [3, SIZE, SIZE], "mean": MEAN, "std": STD},
-        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-    }
+    config = {"name": "a", "model": copy.deepcopy(MODEL), "data": {"source": {"class_path": "gone.Source"}}}
+    made = checkpoint_of(network, None, **FACTS, mean=MEAN, std=STD)
+    return made | {"engine": "0.0.1", "config": config}
 
 
 @pytest.fixture

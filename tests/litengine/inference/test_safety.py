@@ -18,6 +18,7 @@ import timm
 import torch
 import torchvision
 import yaml
+from helpers import checkpoint_of
 from project_for_tests import CNN, DATA, MODEL, PACKAGE
 from torch import nn
 
@@ -322,10 +323,7 @@ def test_a_config_without_end_is_refused_in_a_second(nesting: list[Any]) -> None
 
 
 def save(path: str, config: Config, network: nn.Module) -> None:
-    facts = {"class_names": list("abc"), "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    content = {"config": config, "data": {**facts, "tta": "none", "channels_last": False}, "state_dict": state}
-    torch.save(content, path)
+    torch.save(checkpoint_of(network, None) | {"config": config}, path)
 
 
 # What passes
