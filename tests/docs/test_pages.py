@@ -1,4 +1,4 @@
-"""The pages in docs/: the code on them works as it stands there, and none is left out."""
+"""README.md and the pages in docs/: the code on them works as it stands there, and none is left out."""
 
 import copy
 import importlib
@@ -20,18 +20,19 @@ import litengine.data
 from litcnn.__main__ import main
 from litengine.training.run_directory import runs_in
 
-README = [words for block in blocks("README.md") if is_run(block) for words in commands(block)]
+README = "README.md"
+OF_README = [words for block in blocks(README) if is_run(block) for words in commands(block)]
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page == README)) for page in pages()])
 def test_the_code_on_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_home(tmp_path)
     write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as main.py does
     walk = Walk(monkeypatch)
     for block in blocks(page):
-        walk.run(block, but=README)  # tests/test_readme.py runs what stands there too
+        walk.run(block, but=[] if page == README else OF_README)
     CHECKS.get(page, lambda: None)()
 
 

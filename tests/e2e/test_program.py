@@ -1,4 +1,4 @@
-"""The program as a user runs it: fit, test, validate, on every shipped config and overlay."""
+"""The program as a user runs it: fit, test, validate, tune, on every shipped config and overlay."""
 
 import csv
 import json
@@ -142,6 +142,20 @@ def test_a_fit_without_a_key_is_recorded_offline(monkeypatch: pytest.MonkeyPatch
     (row,) = [row for row in recorded.history if "test/acc" in row]
     metrics = json.loads((only_run() / "report/metrics.json").read_text())
     assert row["test/acc"] == pytest.approx(metrics["test/acc"])
+
+
+@pytest.mark.parametrize(
+    ("overlay", "key"), [(["cosine"], "model.optimizer.init_args.lr"), ([], "model.lr_scheduler.init_args.max_lr")]
+)
+def test_tune_draws_the_curve_and_prints_a_flag(
+    overlay: list[str], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlays = [word for name in overlay for word in ("--config", str(CONFIGS / f"with/{name}.yaml"))]
+    main(["tune", *DIGITS, *overlays, "--steps", "12"])
+    assert Image.open(only_run() / "learning_rate.png").size == (770, 440)
+    assert not list(Path().rglob("*.ckpt"))
+    flag, value = capsys.readouterr().out.split("paste: ")[1].split()
+    assert flag == f"--{key}" and 1e-6 < float(value) < 10
 
 
 @pytest.mark.parametrize(("bf16_in_hardware", "chosen"), [(False, "32-true"), (True, "bf16-mixed")])

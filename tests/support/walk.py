@@ -26,7 +26,7 @@ from litengine import cli
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
-S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
+S3 = "needs an object store; tests/e2e/test_resume.py does the same with a folder"
 # Commands that are not run, by their first words; the longest match counts.
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
