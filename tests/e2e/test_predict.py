@@ -1,6 +1,5 @@
 """`predict` as a user runs it: against `test`, on files of every kind, and interrupted."""
 
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import wait_for
+from program import PREDICTIONS, wait_for
+from program import rows as table
 
 import litcnn
 from litcnn.__main__ import main
@@ -43,8 +43,7 @@ def test_predictions_equal_those_of_the_test_image_for_image(here: Path, digits:
     checkpoint, tested = tmp_path / "tta.ckpt", tmp_path / "tested"
     torch.save(content, checkpoint)
     main(["test", "--ckpt_path", str(checkpoint), "--trainer.default_root_dir", str(tested)])
-    with (tested / "report/predictions.csv").open(encoding="utf-8", newline="") as file:
-        expected = list(csv.DictReader(file))
+    expected = table(tested, PREDICTIONS)
     rows = predicted(tmp_path, "--ckpt_path", checkpoint, "--top_k", 10, "--images", digits)
     assert len(rows) == len(expected) == 360
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]

@@ -1,6 +1,5 @@
 """Several processes give the result of one."""
 
-import csv
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from helpers import FakeSource, trainer
 from lightning.pytorch import Callback, seed_everything
 from plain import Plain
 from processes import StopAfter, together
-from program import last, rows
+from program import PREDICTIONS, last, rows
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -109,8 +108,7 @@ def evaluate(images: int, batch_size: int, processes: int) -> tuple[dict[str, fl
     tester.test(ImageClassifier(Plain()), data, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     tester.strategy.barrier()
-    with Path(root, "report/predictions.csv").open() as file:
-        return metrics, list(csv.DictReader(file))
+    return metrics, rows(Path(root), PREDICTIONS)
 
 
 SIZES = [(13, 4), (13, 5), (13, 13), (7, 1), (2, 2), (1, 4)]

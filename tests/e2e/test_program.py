@@ -1,6 +1,5 @@
-"""The program as a user runs it: fit, test, validate, tune, on every shipped config and overlay."""
+"""The program as a user runs it: fit, test, validate, export, tune, on every shipped config and overlay."""
 
-import csv
 import json
 import math
 import subprocess
@@ -8,14 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
 from PIL import Image
-from program import CONFIGS, DIGITS, NO_TRACKER, only_run, rows
+from program import CONFIGS, DIGITS, NO_TRACKER, PREDICTIONS, only_run, rows
 from wandb_file import WandbFile, find
 
+from litcnn import load
 from litcnn.__main__ import main
+from litengine.data import Digits
 
 TWO_STEPS = ["--data.batch_size", "8", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
@@ -42,8 +44,7 @@ def test_test_needs_nothing_but_the_checkpoint(here: Path, capsys: pytest.Captur
     counts = np.array([36] * 10)  # stratified: 360 test images
     per_class = np.array([metrics[f"test/acc/{digit}"] for digit in range(10)])
     assert abs(per_class @ counts / 360 - metrics["test/acc"]) < 0.01
-    with (only_run() / "report/predictions.csv").open(newline="") as file:
-        predictions = list(csv.DictReader(file))
+    predictions = rows(only_run(), PREDICTIONS)
     right = np.mean([row["label"] == row["prediction"] for row in predictions])
     assert len(predictions) == 360 and right == pytest.approx(metrics["test/acc"])
     assert all(0.1 <= float(row["confidence"]) <= 1 for row in predictions)
@@ -53,6 +54,25 @@ def test_validate_measures_what_fit_measured(here: Path, capsys: pytest.CaptureF
     best = max(float(row["val/acc"]) for row in rows(only_run()) if row["val/acc"])
     main(["validate", "--ckpt_path", "best.ckpt"])
     assert f"val/acc  │ {best:.4f}" in capsys.readouterr().out
+
+
+def test_export_writes_into_the_run(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["export", "--ckpt_path", "best.ckpt", "--format", "safetensors"])
+    printed, chatter = capfd.readouterr()
+    assert printed.count("\n") == 3 and chatter == ""
+    assert printed.startswith(f"{only_run()}/export/best.safetensors")
+    assert (only_run() / "export/best.safetensors").is_file()
+
+
+def test_an_exported_file_answers_as_the_checkpoint_and_has_its_score(here: Path, tmp_path: Path) -> None:
+    main(["export", "--ckpt_path", "best.ckpt", "--output", str(tmp_path / "digits.onnx")])
+    session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
+    best = max(float(row["val/acc"]) for row in rows(only_run()) if row["val/acc"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["metrics"]) == {"val/acc": pytest.approx(best)}
+    arrays = Digits().load("test")
+    found = torch.from_numpy(session.run(None, {"images": arrays.images[:200].numpy()})[0])
+    expected = load("best.ckpt", device="cpu").probabilities(arrays.images[:200])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict]:

@@ -37,7 +37,7 @@ NOT_RUN = {
     "python main.py fit --config configs/digits.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python article.py": "downloads CIFAR-10; tests/docs/test_article.py runs it on digits",
     "python main.py demo": "serves until it is stopped: tests/e2e/test_demo.py",
-    "python main.py export": "tests/e2e/test_export.py writes every format",
+    "python main.py export": "tests/litengine/export/test_export.py writes every format",
     "python main.py fit --config configs/cnn.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python main.py study --config configs/digits.yaml --folds": "two more processes: tests/e2e/test_study.py",
     "python main.py predict --ckpt_path runs/digits-5-folds": "tests/litengine/inference/test_predictor.py does it",

@@ -1,6 +1,5 @@
 """What `test` does with a labelled folder and with several checkpoints, and what `tune` leaves."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from program import PREDICTIONS, rows
 from project_for_tests import PACKAGE, ImageClassifier, load, main
 
 from litengine.data import Digits
@@ -34,11 +34,6 @@ def here(home: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
 
 
-def rows(report: Path) -> list[dict[str, str]]:
-    with (report / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_folder_of_class_folders_is_the_test_split() -> None:
     arrays = Digits().load("test")
     for index in range(80):
@@ -48,7 +43,7 @@ def test_a_folder_of_class_folders_is_the_test_split() -> None:
         Image.fromarray(pixels).save(folder / f"{index}.png")
     main(["test", "--ckpt_path", "best.ckpt", "--images", "labelled", "--trainer.logger", "false"])
     report = Path("best.ckpt").resolve().parents[1] / "report"
-    right = [row["label"] == row["prediction"] for row in rows(report)]
+    right = [row["label"] == row["prediction"] for row in rows(report.parent, PREDICTIONS)]
     assert len(right) == 80
     assert json.loads((report / "metrics.json").read_text())["test/acc"] == pytest.approx(np.mean(right))
 
@@ -62,7 +57,7 @@ def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
     each = torch.stack([member.probabilities(arrays.images[:]) for member in members])
     assert float((each[0] - each[1]).abs().max()) > 0.01
     confidence, label = each.mean(0).max(1)
-    found = rows(report)
+    found = rows(report.parent, PREDICTIONS)
     assert [int(row["prediction"]) for row in found] == label.tolist()
     assert [float(row["confidence"]) for row in found] == pytest.approx(confidence.tolist(), abs=1e-5)
     metrics = json.loads((report / "metrics.json").read_text())
@@ -102,7 +97,7 @@ def test_oblong_images_are_fitted_tested_and_exported(
     assert "images of shape [3, 16, 24], but the data has [3, 16, 16]" in capsys.readouterr().err
     predictor = load("best.ckpt", "cpu")
     assert predictor.image_size == (16, 24) and predictor.classifier.image_shape == (3, 16, 24)
-    found = rows(Path("best.ckpt").resolve().parents[1] / "report")
+    found = rows(Path("best.ckpt").resolve().parents[1], PREDICTIONS)
     assert len(found) == 24
     for row in found:
         assert row["prediction"] == predictor.predict(row["image"]).label
