@@ -34,3 +34,17 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program draws nothing, which takes half of the time of a short fit or test.
+
+    For tests that look at no picture: tests/litengine/report and tests/litengine/training look at each, and the shared
+    fit of tests/e2e and its report are drawn.
+    """
+    from litengine.report import page, pictures
+
+    monkeypatch.setattr(page, "render", lambda *_: "")
+    monkeypatch.setattr(pictures, "learning_curves", lambda rows: [])
+    monkeypatch.setattr(pictures, "image_grid", lambda images, titles: pictures.Figure((1, 1)))

@@ -4,12 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from loop import TINY, Bare, Linear, Program, Watch, run_stock
+from loop import TINY, Bare, Program, Watch
 from machine import ROOT
 from torch import Tensor
 
 from litcnn.model import ImageClassifier
-from litengine.data import BatchLoader
 
 SHORT = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0", "--trainer.precision", "32-true"]
 WHITENED = ["fit", "--config", str(ROOT / "configs/fast.yaml"), *TINY, *SHORT]
@@ -45,11 +44,3 @@ def test_the_watch_counts_the_steps_after_the_warm_up(monkeypatch: pytest.Monkey
         watch.lap(is_last=step == 7)
     watch.on_train_end()
     assert watch.timing(0.5) == (14.0, 2.0, 24.0, 0.5)  # 10 s are 5 steps
-
-
-def test_the_stock_trainer_trains_one_epoch() -> None:
-    batches = BatchLoader(torch.randn(20, 2, 1, 1), torch.zeros(20, dtype=torch.int64), 4)
-    network = Linear(in_channels=2, image_size=1)
-    before = network.layer.weight.clone()
-    assert run_stock(network, batches, warm_up=2).step > 0
-    assert not torch.equal(before, network.layer.weight)

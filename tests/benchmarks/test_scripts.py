@@ -8,10 +8,11 @@ from typing import Any
 import accuracy
 import exactness
 import pytest
+import scale
 import startup
 import training
 from loop import Timing
-from machine import ROOT
+from PIL import Image
 
 NUMBER = r"\*{0,2}-?[\d,]+(\.\d+)?"
 Main = Callable[[list[str]], Any]
@@ -56,6 +57,7 @@ def test_a_comparison_prints_its_table(
             assert columns[-1] == "reach" and numbers[-1] == reach
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_accuracy_fits_tests_and_compares(capsys: pytest.CaptureFixture[str]) -> None:
     accuracy.main(["--quick", "--bare", "--pixels", "random", "--", "--trainer.max_epochs", "1"])
     printed = capsys.readouterr().out
@@ -80,8 +82,18 @@ def test_accuracy_is_a_mean_with_the_interval_of_student(monkeypatch: pytest.Mon
     assert values["training, of the bare loop"] == "**2.10** (2.00 to 2.20)"
 
 
-def test_every_table_has_its_place_in_the_docs() -> None:
-    page = (ROOT / "docs/benchmarks.md").read_text()
-    scripts = [f"training.py {question} on a {device}" for question in training.QUESTIONS for device in ("CPU", "GPU")]
-    for name in (*scripts, "accuracy.py fast on a CPU", "accuracy.py fast on a GPU", "startup.py"):
-        assert f"<!-- written by benchmarks/{name} -->" in page, name
+def test_scale_prints_its_table_and_draws_it(capsys: pytest.CaptureFixture[str]) -> None:
+    scale.main(["--quick", "--note", "in a test", "--image-size", "32", "--plot", "scale.png"])
+    *_, small, large, computed = capsys.readouterr().out.strip().splitlines()
+    firsts = [row.split(" | ")[0] for row in (small, large, computed)]
+    assert firsts == ["| 20", "| 50", "| 1,000,000, computed"]
+    assert Image.open("scale.png").size == (990, 396)
+    assert {path.name for path in Path().iterdir()} == {"home", "scale.png"}
+
+
+def test_the_table_of_scale_has_rates_and_a_million_at_those_of_the_largest() -> None:
+    values = [scale.Cost(40.0, 2**29), scale.Cost(2.0, 2**28), scale.Cost(5.0, 2**29), scale.Cost(4.0, 2**28)]
+    costs = dict(zip(scale.STEPS, values, strict=True))
+    rows = scale.table({10: costs, 100_000: costs}, 224)
+    assert rows[1][:4] == ["100,000", "15.1 GB", "40.0 s, 2,500/s, 512 MiB", "2.0 s, 50,000/s, 256 MiB"]
+    assert rows[2] == ["1,000,000, computed", "151 GB", "6.7 min", "0.3 min", "0.8 min", "0.7 min"]

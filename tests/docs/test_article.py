@@ -20,6 +20,7 @@ from litengine.cli.trainer import CLI
 from litengine.data import Digits
 
 CONFIG = ROOT / "configs/cnn.yaml"
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 @pytest.fixture
@@ -35,7 +36,6 @@ class FewDigits(torch.utils.data.Dataset):
 
     def __init__(self, root: str, train: bool = True, transform: Any = None, download: bool = False) -> None:
         arrays = Digits().load("train" if train else "test")
-        assert arrays is not None
         self.images = [Image.fromarray(image) for image in arrays.images[:60].permute(0, 2, 3, 1).numpy()]
         self.labels = arrays.labels[:60].tolist()
         self.transform = transform

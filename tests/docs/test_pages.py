@@ -1,12 +1,8 @@
-"""The pages in docs/: the code on them works as it stands there, and none is left out."""
+"""README.md and the pages in docs/: the code on them works as it stands there, and none is left out."""
 
 import copy
-import csv
 import importlib
 import math
-import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,46 +10,30 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from pages import ROOT, blocks, commands, pages
+from pages import blocks, commands, pages
+from program import rows
 from torch import nn
-from walk import ELSEWHERE, NOT_CODE, NOT_RUN, ONLY_PARSED, Walk, make_home, reason_not_to_run, skipped, write_files
+from walk import Walk, is_run, make_home, write_files
 
 import litcnn
 import litengine.data
 from litcnn.__main__ import main
-from litengine.cli import VERBS
 from litengine.training.run_directory import runs_in
 
-README = [words for block in blocks("README.md") if not reason_not_to_run(block) for words in commands(block)]
-LANGUAGES = {"commands", "python", "yaml"}
+README = "README.md"
+OF_README = [words for block in blocks(README) if is_run(block) for words in commands(block)]
 
 
-@pytest.mark.parametrize("page", [page for page in pages() if page != "README.md"])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page == README)) for page in pages()])
 def test_the_code_on_a_page(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_home(tmp_path)
     write_files(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)  # as main.py does
     walk = Walk(monkeypatch)
     for block in blocks(page):
-        walk.run(block, but=README)  # tests/test_readme.py runs what stands there too
+        walk.run(block, but=[] if page == README else OF_README)
     CHECKS.get(page, lambda: None)()
-
-
-def newest() -> Path:
-    """The run directory of the newest fit, also where two began in the same second."""
-    return Path("best.ckpt").resolve().parents[1]
-
-
-def rows() -> list[dict[str, str]]:
-    """metrics.csv of the newest fit."""
-    with (newest() / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def classes_are_the_folders() -> None:
-    assert litcnn.load("best.ckpt").class_names == ["cat", "dog", "hen"]
-    config = yaml.safe_load((newest() / "config.yaml").read_text())
-    assert config["model"]["lr_scheduler"]["class_path"].endswith("CosineAnnealingLR")
 
 
 def table_and_arrays_are_read() -> None:
@@ -64,12 +44,6 @@ def table_and_arrays_are_read() -> None:
     source: Any = importlib.import_module("my_data").Npz("path/to/digits.npz")
     assert source.load("test").images.shape == (360, 3, 32, 32) and source.load("val") is None
     assert litcnn.load("best.ckpt", trust=["my_data"]).class_names == [str(digit) for digit in range(10)]
-
-
-def the_arguments_arrive() -> None:
-    configs = [yaml.safe_load((run / "config.yaml").read_text())["model"]["network"] for run in runs_in("runs")]
-    mine = next(config for config in configs if config["class_path"] == "my_networks.Net")
-    assert mine["init_args"] == {"width": 48, "num_classes": 10, "in_channels": 3}
 
 
 def loss_and_metric_are_those_of_the_formulas() -> None:
@@ -90,7 +64,7 @@ def it_stops() -> None:
     stop = ["--trainer.callbacks+", "my_callbacks.StopAt", "--trainer.callbacks.accuracy", "0"]
     few = ["--trainer.limit_train_batches", "1", "--trainer.limit_val_batches", "1", "--trainer.max_epochs", "9"]
     main(["fit", "--config", "configs/digits.yaml", *stop, *few])
-    assert rows()[-1]["epoch"] == "0"
+    assert rows(Path("best.ckpt").resolve().parents[1])[-1]["epoch"] == "0"
 
 
 def steps_and_rates_are_right() -> None:
@@ -138,58 +112,9 @@ def two_optimizers_step_as_one() -> None:
 
 
 CHECKS: dict[str, Callable[[], None]] = {
-    "docs/your-images.md": classes_are_the_folders,
     "docs/your-dataset.md": table_and_arrays_are_read,
-    "docs/your-network.md": the_arguments_arrive,
     "docs/your-loss.md": loss_and_metric_are_those_of_the_formulas,
     "docs/your-callback.md": it_stops,
     "docs/your-optimizer.md": steps_and_rates_are_right,
     "docs/your-training-step.md": two_optimizers_step_as_one,
 }
-
-
-@pytest.mark.parametrize("page", pages())
-def test_every_command_has_its_place(page: str) -> None:
-    """Before anything is run: no block of a kind that no test knows, no command that none would run."""
-    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for block in blocks(page):
-        if reason_not_to_run(block):
-            continue
-        assert block.language in LANGUAGES, f"{block}: {block.language!r} is run by no test: see tests/support/walk.py"
-        for words in commands(block) if block.language == "commands" else ():
-            words = [word for index, word in enumerate(words) if "=" not in word or "make" in words[:index]]
-            known = skipped(words) or words[0] == "cp" or (words[0] == "make" and words[1] in targets)
-            known = known or (words[:2] == ["python", "main.py"] and words[2] in VERBS)
-            known = known or (words[:3] == ["python", "-m", "litengine"] and words[5] in VERBS)
-            assert known, f"{block.page}:{block.line}: no test runs {' '.join(words)!r}: see tests/support/walk.py"
-
-
-def test_every_exception_is_used_and_names_a_test() -> None:
-    every = [block for page in pages() for block in blocks(page)]
-    typed = [block for block in every if block.language == "commands" and not reason_not_to_run(block)]
-    assert set(NOT_RUN) == {skipped(words) for block in typed for words in commands(block)} - {""}
-    for words in (*NOT_CODE, *ONLY_PARSED):
-        assert any(words in block.text for block in every), words
-    assert {(block.page, block.language) for block in every} >= {*ELSEWHERE}
-    for reason in (*NOT_RUN.values(), *ELSEWHERE.values()):
-        for path in re.findall(r"tests/[\w/.]+", reason):
-            assert (ROOT / path).exists(), path
-
-
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    pytest.importorskip("material", reason="the site is made with mkdocs-material, which is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    for page in pages()[1:]:
-        folder = Path(page).stem
-        assert (tmp_path / "site" / ("" if folder == "index" else folder) / "index.html").is_file()
-    html = (tmp_path / "site/index.html").read_text()
-    assert "fonts.googleapis" not in html and "images/report.png" in html
-
-
-def test_every_overlay_is_used_by_some_test() -> None:
-    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
-    overlays = [f"with/{path.name}" for path in (ROOT / "configs/with").glob("*.yaml")]
-    assert overlays and [overlay for overlay in overlays if overlay not in tests] == []

@@ -231,24 +231,6 @@ def test_after_a_bad_file_the_next_is_taken(
     assert read(page, checkpoint, drawing) == "7"
 
 
-def test_on_a_phone(browser: Any, program: Program, checkpoint: Path, drawing: Path) -> None:
-    phone = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-    parts = (
-        ".demo-upload",
-        ".demo-classes",
-        ".demo-picture >> nth=0",
-        ".demo-picture >> nth=1",
-    )
-    with opened(browser, program, **phone) as page:
-        page.set_input_files("input[type=file]", drawing)
-        read(page, checkpoint, drawing)
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
-        upload, classes, left, right = (page.locator(part).bounding_box() for part in parts)
-        assert upload["y"] < classes["y"] < left["y"] == right["y"]
-        assert left["x"] + left["width"] < right["x"] < right["x"] + right["width"] < 390
-        assert classes["y"] < 844  # the answer is visible without scrolling
-
-
 def test_a_stopped_demo_leaves_nothing(checkpoint: Path, drawing: Path, tmp_path: Path) -> None:
     import httpx
 

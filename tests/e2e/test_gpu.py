@@ -1,6 +1,5 @@
 """The program on a GPU: `make test-gpu` runs these tests."""
 
-import csv
 from pathlib import Path
 from unittest import mock
 
@@ -9,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from every_checkpoint import EXACT, resume_from_each
+from program import PREDICTIONS, rows
 
 import litcnn
 from litcnn.__main__ import main
@@ -32,7 +32,6 @@ def fit(*options: str, epochs: int = 3) -> dict[str, torch.Tensor]:
 
 def accuracy() -> float:
     arrays = Digits().load("test")
-    assert arrays is not None
     found = litcnn.load("best.ckpt").probabilities(arrays.images)
     return float((found.argmax(1) == arrays.labels).float().mean())
 
@@ -112,12 +111,11 @@ def test_a_network_that_cannot_be_recorded_is_used_as_it_is(
 def test_predictions_equal_those_of_the_test_and_of_the_exported_graph() -> None:
     fit("--model.tta", "flip")
     main(["test", "--ckpt_path", "best.ckpt", "--trainer.default_root_dir", "tested"])
-    with open("tested/report/predictions.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    predictions = rows(Path("tested"), PREDICTIONS)
     arrays = Digits().load("test")
-    assert arrays is not None and len(rows) == len(arrays.labels)
+    assert len(predictions) == len(arrays.labels)
     found = litcnn.load("best.ckpt").probabilities(arrays.images).numpy()  # (N, classes)
-    tested = np.array([float(row["confidence"]) for row in rows])
+    tested = np.array([float(row["confidence"]) for row in predictions])
     np.testing.assert_allclose(found.max(1), tested, atol=TOLERANCE)
 
     main(["export", "--ckpt_path", "best.ckpt", "--output", "digits.onnx"])

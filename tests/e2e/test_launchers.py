@@ -1,6 +1,5 @@
 """The program as several processes: started by Lightning, and by torchrun on one machine and on two."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from processes import free_port, together
-from program import CONFIGS, last, only_run, trained, wait_for
+from program import CONFIGS, PREDICTIONS, last, only_run, rows, trained, wait_for
 
 from litcnn.__main__ import main
 from litengine.training.run_directory import read_state
@@ -51,8 +50,7 @@ def test_they_make_one_run_of_the_tracker_and_one_report() -> None:
     assert len(list(run.glob("wandb/offline-run-*"))) == 1
     assert printed.count("epoch   1/1") == printed.count("2 x CPU") // 2 == 1  # printed by the fit and by the test
     assert printed.count("test images: 360") == printed.count("report: ") == 1
-    with (run / "report/predictions.csv").open() as file:
-        assert [int(row["image"]) for row in csv.DictReader(file)] == list(range(360))
+    assert [int(row["image"]) for row in rows(run, PREDICTIONS)] == list(range(360))
     assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 3 + 1
     assert Path("best.ckpt").resolve() == (run / "checkpoints/best.ckpt").resolve()
     assert "deprecated" not in printed

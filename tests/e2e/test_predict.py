@@ -1,6 +1,5 @@
 """`predict` as a user runs it: against `test`, on files of every kind, and interrupted."""
 
-import csv
 import json
 import os
 import signal
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from program import refusal, wait_for
+from program import PREDICTIONS, wait_for
+from program import rows as table
 
 import litcnn
 from litcnn.__main__ import main
@@ -26,7 +26,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test split as files: <index>-<label>.png."""
     folder = tmp_path_factory.mktemp("digits")
     arrays = Digits().load("test")
-    assert arrays is not None
     for index, (image, label) in enumerate(zip(arrays.images.numpy(), arrays.labels.tolist(), strict=True)):
         Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{index:03}-{label}.png")
     return folder
@@ -44,8 +43,7 @@ def test_predictions_equal_those_of_the_test_image_for_image(here: Path, digits:
     checkpoint, tested = tmp_path / "tta.ckpt", tmp_path / "tested"
     torch.save(content, checkpoint)
     main(["test", "--ckpt_path", str(checkpoint), "--trainer.default_root_dir", str(tested)])
-    with (tested / "report/predictions.csv").open(encoding="utf-8", newline="") as file:
-        expected = list(csv.DictReader(file))
+    expected = table(tested, PREDICTIONS)
     rows = predicted(tmp_path, "--ckpt_path", checkpoint, "--top_k", 10, "--images", digits)
     assert len(rows) == len(expected) == 360
     assert [row["prediction"] for row in rows] == [row["prediction"] for row in expected]
@@ -57,7 +55,7 @@ def test_predictions_equal_those_of_the_test_image_for_image(here: Path, digits:
 
     # all ten probabilities, against the classifier on the same pixels
     classifier, arrays = litcnn.load(checkpoint, device="cpu").classifier, Digits().load("test")
-    assert arrays is not None and classifier.tta == "flip"
+    assert classifier.tta == "flip"
     with torch.inference_mode():
         probabilities = classifier.infer(arrays.images).softmax(1)
     for row, of_image in zip(rows, probabilities.tolist(), strict=True):
@@ -92,21 +90,6 @@ def test_files_of_every_kind_and_the_bad_among_them(
     same = [rows[name] for name in ("L.png", "RGBA.png", "I16.png", path.name)]
     assert len({(row["prediction"], row["confidence"]) for row in same}) == 1  # grey, so the same pixels in all
     assert "4 of 12 images could not be read" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "arguments are required"),
-        (["--ckpt_path", "bets.ckpt", "--images", "runs"], "no checkpoint at bets.ckpt: there are best.ckpt"),
-        (["--ckpt_path", "best.ckpt", "--images", "runs", "--top_k", "two"], "--top_k is two: Expected a int"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    error = refusal(capsys, "predict", *arguments)
-    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
 @pytest.mark.slow

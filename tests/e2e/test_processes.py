@@ -1,6 +1,5 @@
 """Several processes give the result of one."""
 
-import csv
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,16 @@ from helpers import FakeSource, trainer
 from lightning.pytorch import Callback, seed_everything
 from plain import Plain
 from processes import StopAfter, together
-from program import last, rows
+from program import PREDICTIONS, last, rows
 from torch.optim import SGD, Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from litcnn.augment import RandomCrop, RandomFlip
 from litcnn.data import ImageData
 from litcnn.model import ImageClassifier
+from litengine.cli.prepare import prepare
+from litengine.data import Stream
+from litengine.data.sources import stream_writer
 from litengine.loggers import CSVMetrics
 from litengine.training import CheckNumerics, Checkpoints, ExactResume, StopOnSignal, WriteReport
 from litengine.training.checkpoint_files import CheckpointFiles
@@ -45,7 +47,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "clipped": {"images": 30, "batch_size": 8, "gradient_clip_val": 0.05},
     "plateau": {"images": 25, "batch_size": 8, "epochs": 4},
     "adam": {"images": 30, "batch_size": 8, "optimizer": lambda parameters: Adam(parameters, lr=1e-3)},
+    "stream": {"images": 0, "batch_size": 8, "epochs": 1, "optimizer": lambda parameters: SGD(parameters, lr=0.1)},
 }
+AUGMENT = [RandomCrop(1), RandomFlip()]
 Trained = tuple[list[np.ndarray], list[float], dict[str, float]]
 
 
@@ -58,14 +62,15 @@ def train(recipe: str, processes: int) -> Trained:
     seed_everything(0, verbose=False)
     steps = Steps()
     fitted = trainer(steps, CheckNumerics(), **of_processes(processes), **settings)
-    fitted.fit(ImageClassifier(Plain(), optimizer, schedule), made_data(images, batch_size))
+    data = made_data(images, batch_size) if images else ImageData(Stream("stream"), batch_size, augment=AUGMENT)
+    fitted.fit(ImageClassifier(Plain(), optimizer, schedule), data)
     return steps.weights, steps.losses, {name: float(value) for name, value in fitted.callback_metrics.items()}
 
 
 def made_data(images: int, batch_size: int, test: int = 3) -> ImageData:
     thirds = [[count // 3 + (label < count % 3) for label in range(3)] for count in (images, test)]
     source = FakeSource(train=thirds[0], val=(3, 3, 5), test=thirds[1])
-    return ImageData(source, batch_size, augment=[RandomCrop(1), RandomFlip()])
+    return ImageData(source, batch_size, augment=AUGMENT)
 
 
 def every_epoch(optimizer: Any) -> ReduceLROnPlateau:
@@ -82,7 +87,9 @@ def train_all(processes: int) -> dict[str, Trained]:
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_every_step_agrees_with_that_of_one_process(processes: int) -> None:
+def test_every_step_agrees_with_that_of_one_process(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_writer, "SHARD_BYTES", 5 * 3 * 8 * 8)  # five images
+    prepare(ImageData(FakeSource(train=(30, 30, 30), val=(3, 3, 5))), "stream")
     everywhere = together(processes, train_all, processes)
     for recipe, (weights, losses, metrics) in train_all(1).items():
         found_weights, found_losses, found_metrics = everywhere[0][recipe]
@@ -101,8 +108,7 @@ def evaluate(images: int, batch_size: int, processes: int) -> tuple[dict[str, fl
     tester.test(ImageClassifier(Plain()), data, verbose=False)
     metrics = {name: float(value) for name, value in tester.callback_metrics.items()}
     tester.strategy.barrier()
-    with Path(root, "report/predictions.csv").open() as file:
-        return metrics, list(csv.DictReader(file))
+    return metrics, rows(Path(root), PREDICTIONS)
 
 
 SIZES = [(13, 4), (13, 5), (13, 13), (7, 1), (2, 2), (1, 4)]
@@ -112,6 +118,7 @@ def evaluate_all(processes: int) -> list[tuple[dict[str, float], list[dict[str, 
     return [evaluate(images, batch_size, processes) for images, batch_size in SIZES]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("processes", [2, 3])
 def test_evaluation_counts_each_image_once(processes: int) -> None:
     """Stock Lightning counts 14 of 13 with two processes."""

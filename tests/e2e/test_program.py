@@ -1,6 +1,5 @@
-"""The program as a user runs it: fit, test, validate, on every shipped config and overlay."""
+"""The program as a user runs it: fit, test, validate, export, tune, on every shipped config and overlay."""
 
-import csv
 import json
 import math
 import subprocess
@@ -8,16 +7,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
 from PIL import Image
-from program import CONFIGS, DIGITS, NO_TRACKER, only_run, refusal, rows
+from program import CONFIGS, DIGITS, NO_TRACKER, PREDICTIONS, only_run, rows
 from wandb_file import WandbFile, find
 
+from litcnn import load
 from litcnn.__main__ import main
+from litengine.data import Digits
 
-TWO_STEPS = ["--data.batch_size", "16", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
+TWO_STEPS = ["--data.batch_size", "8", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 
 
 def test_a_fit_leaves_one_directory_and_a_link_to_its_best_checkpoint(here: Path) -> None:
@@ -42,8 +44,7 @@ def test_test_needs_nothing_but_the_checkpoint(here: Path, capsys: pytest.Captur
     counts = np.array([36] * 10)  # stratified: 360 test images
     per_class = np.array([metrics[f"test/acc/{digit}"] for digit in range(10)])
     assert abs(per_class @ counts / 360 - metrics["test/acc"]) < 0.01
-    with (only_run() / "report/predictions.csv").open(newline="") as file:
-        predictions = list(csv.DictReader(file))
+    predictions = rows(only_run(), PREDICTIONS)
     right = np.mean([row["label"] == row["prediction"] for row in predictions])
     assert len(predictions) == 360 and right == pytest.approx(metrics["test/acc"])
     assert all(0.1 <= float(row["confidence"]) <= 1 for row in predictions)
@@ -53,6 +54,25 @@ def test_validate_measures_what_fit_measured(here: Path, capsys: pytest.CaptureF
     best = max(float(row["val/acc"]) for row in rows(only_run()) if row["val/acc"])
     main(["validate", "--ckpt_path", "best.ckpt"])
     assert f"val/acc  │ {best:.4f}" in capsys.readouterr().out
+
+
+def test_export_writes_into_the_run(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main(["export", "--ckpt_path", "best.ckpt", "--format", "safetensors"])
+    printed, chatter = capfd.readouterr()
+    assert printed.count("\n") == 3 and chatter == ""
+    assert printed.startswith(f"{only_run()}/export/best.safetensors")
+    assert (only_run() / "export/best.safetensors").is_file()
+
+
+def test_an_exported_file_answers_as_the_checkpoint_and_has_its_score(here: Path, tmp_path: Path) -> None:
+    main(["export", "--ckpt_path", "best.ckpt", "--output", str(tmp_path / "digits.onnx")])
+    session = onnxruntime.InferenceSession(tmp_path / "digits.onnx")
+    best = max(float(row["val/acc"]) for row in rows(only_run()) if row["val/acc"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["metrics"]) == {"val/acc": pytest.approx(best)}
+    arrays = Digits().load("test")
+    found = torch.from_numpy(session.run(None, {"images": arrays.images[:200].numpy()})[0])
+    expected = load("best.ckpt", device="cpu").probabilities(arrays.images[:200])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, dict]:
@@ -71,49 +91,30 @@ def test_flags_and_configs_win_over_the_checkpoint(
     assert config["model"]["network"]["init_args"]["widths"] == [16, 32, 64]  # the checkpoint's
 
 
-IMAGES = ["--data.source", "litengine.data.ImageFolder", "--data.source.root", "images"]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["test", "--ckpt_path", "best.ckpt", "--model.network.init_args.widths", "[8, 16]"], "another network"),
-        (["test", "--ckpt_path", "best.ckpt", *IMAGES], "cat, dog"),
-        (["test"], "--ckpt_path best.ckpt"),
-        (["test", "--ckpt_path", "bets.ckpt"], "best.ckpt"),
-    ],
-)
-def test_a_mistake_is_named(here: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    make_images(Path("images"))
-    assert message in refusal(capsys, *words)
-
-
-def test_without_a_network_nothing_is_left(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    url = ["--data.source.init_args.url", "http://127.0.0.1:9/cifar-10-python.tar.gz"]
-    message = refusal(capsys, "fit", "--config", str(CONFIGS / "cnn.yaml"), *url)
-    assert "cifar-10-python.tar.gz" in message and "configs/digits.yaml" in message
-    assert not (tmp_path / "runs").exists()
-
-
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("config", sorted({path.name for path in CONFIGS.glob("*.yaml")} - {"sweep.yaml"}))
 def test_every_shipped_config_trains(config: str, tmp_path: Path) -> None:
     make_images(tmp_path / "images")
     digits = ["--data.source", "litengine.data.Digits"]  # in place of CIFAR-10, which would be downloaded
+    narrow, root = "--model.network.init_args.widths", "--data.source.init_args.root"
     own = {
+        "cnn.yaml": [*digits, narrow, "[8, 8, 8]"],
         "digits.yaml": [],
-        "finetune.yaml": ["--data.source.init_args.root", "images", "--model.init_from", "null"],
-        "images.yaml": ["--data.source.init_args.root", "images"],
+        "fast.yaml": [*digits, narrow, "[8, 8, 8]"],
+        "finetune.yaml": [root, "images", "--model.init_from", "null"],
+        "images.yaml": [root, "images", narrow, "[8, 8, 8]"],
         "resnet.yaml": [*digits, "--model.network.init_args.depths", "[1, 1, 1, 1]"],
     }
-    options = [*own.get(config, digits), *TWO_STEPS, "--trainer.limit_test_batches", "1", "--trainer.max_epochs", "1"]
+    options = [*own[config], *TWO_STEPS, "--trainer.max_epochs", "1"]
     main(["fit", "--config", str(CONFIGS / config), *NO_TRACKER, *options])
     run = only_run()
     assert run.parent.name == config.removesuffix(".yaml")
     assert math.isfinite(float(rows(run)[-1]["train/loss"]))
-    main(["test", "--ckpt_path", "best.ckpt"])
+    main(["test", "--ckpt_path", "best.ckpt", "--trainer.limit_test_batches", "1"])
     assert (run / "report/metrics.json").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_cosine_moves_every_epoch_and_ends_at_zero() -> None:
     overlays = ["--config", str(CONFIGS / "with/cosine.yaml"), "--config", str(CONFIGS / "with/tensorboard.yaml")]
     main(["fit", *DIGITS, *overlays, *TWO_STEPS, "--trainer.max_epochs", "4"])
@@ -123,21 +124,7 @@ def test_cosine_moves_every_epoch_and_ends_at_zero() -> None:
     assert not (only_run() / "wandb").exists()
 
 
-def test_one_cycle_moves_every_step_and_ends_at_the_last() -> None:
-    overlay = ["--config", str(CONFIGS / "with/one_cycle.yaml"), "--trainer.log_every_n_steps", "1"]
-    main(["fit", *DIGITS, *NO_TRACKER, *overlay, *TWO_STEPS, "--trainer.max_epochs", "5"])
-    rates = [float(row["lr_step"]) for row in rows(only_run()) if row["lr_step"]]
-    steps, top = 10, 0.003
-    rise = 0.3 * steps - 1
-
-    def expected(step: int) -> float:
-        start, end = (top / 25, top) if step <= rise else (top, top / 25 / 1e4)
-        part = step / rise if step <= rise else (step - rise) / (steps - 1 - rise)
-        return end + (start - end) / 2 * (1 + math.cos(math.pi * part))
-
-    assert rates == pytest.approx([expected(step) for step in range(steps)], rel=1e-4)
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_early_stopping_stops() -> None:
     overlay = ["--config", str(CONFIGS / "with/early_stopping.yaml"), "--trainer.callbacks.patience", "1"]
     frozen = ["--model.lr_scheduler.init_args.max_lr", "0"]  # only the statistics of BatchNorm change
@@ -145,6 +132,7 @@ def test_early_stopping_stops() -> None:
     assert int(rows(only_run())[-1]["epoch"]) < 20
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("overlay", ["with/overfit.yaml", "with/wandb_and_tensorboard.yaml"])
 def test_an_overlay_runs(overlay: str) -> None:
     little = ["--trainer.max_epochs", "3", "--data.batch_size", "128", "--model.network.widths", "[4]"]
@@ -153,6 +141,7 @@ def test_an_overlay_runs(overlay: str) -> None:
     assert len(losses) == 3 and losses[2] < losses[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_profile_names_the_steps() -> None:
     main(["fit", *DIGITS, *NO_TRACKER, "--config", str(CONFIGS / "with/profile.yaml"), *TWO_STEPS])
     assert "run_training_batch" in Path("runs/fit-profile.txt").read_text()
@@ -175,19 +164,18 @@ def test_a_fit_without_a_key_is_recorded_offline(monkeypatch: pytest.MonkeyPatch
     assert row["test/acc"] == pytest.approx(metrics["test/acc"])
 
 
-def test_a_network_with_too_many_logits_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    network = ["--model.network", "timm.create_model", "--model.network.init_args.model_name", "test_resnet"]
-    message = refusal(
-        capsys, "fit", *DIGITS, *NO_TRACKER, *network, "--model.network.dict_kwargs", '{"num_classes": 7}'
-    )
-    assert "num_classes" in message and "7" in message and "10" in message
-
-
-def test_without_validation_the_last_weights_are_kept() -> None:
-    main(["fit", *DIGITS, *NO_TRACKER, *TWO_STEPS, "--trainer.max_epochs", "2", "--data.val_fraction", "0"])
-    assert Path("best.ckpt").resolve().name == "last.ckpt"
-    assert torch.load("best.ckpt", weights_only=True)["epoch"] == 1
-    assert "val/acc" not in rows(only_run())[-1]
+@pytest.mark.parametrize(
+    ("overlay", "key"), [(["cosine"], "model.optimizer.init_args.lr"), ([], "model.lr_scheduler.init_args.max_lr")]
+)
+def test_tune_draws_the_curve_and_prints_a_flag(
+    overlay: list[str], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlays = [word for name in overlay for word in ("--config", str(CONFIGS / f"with/{name}.yaml"))]
+    main(["tune", *DIGITS, *overlays, "--steps", "12"])
+    assert Image.open(only_run() / "learning_rate.png").size == (770, 440)
+    assert not list(Path().rglob("*.ckpt"))
+    flag, value = capsys.readouterr().out.split("paste: ")[1].split()
+    assert flag == f"--{key}" and 1e-6 < float(value) < 10
 
 
 @pytest.mark.parametrize(("bf16_in_hardware", "chosen"), [(False, "32-true"), (True, "bf16-mixed")])

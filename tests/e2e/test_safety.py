@@ -15,6 +15,7 @@ TINY = [
     "--config", str(CONFIGS / "with/debug.yaml"), "--checkpoints.link_best", "true", "--data.batch_size", "8",
     "--data.source", "litengine.data.Digits", "--model.network.init_args.widths", "[4]",
 ]  # fmt: skip
+pytestmark = pytest.mark.usefixtures("undrawn")
 EVIL = "import pathlib\npathlib.Path('RAN').touch()\nfrom torch import nn\nclass Net(nn.Identity): ...\n"
 
 
@@ -34,10 +35,9 @@ def refused(capsys: pytest.CaptureFixture[str], content: dict[str, Any], *words:
     return message
 
 
-@pytest.mark.parametrize("path", ["evil.Net", "os.system", "torch.os.system", "torch.hub.load"])
-@pytest.mark.parametrize("verb", ["test", "fit"])
+@pytest.mark.parametrize(("verb", "path"), [("test", "evil.Net"), ("fit", "torch.os.system")])
 def test_a_class_path_is_refused_by_name(
-    path: str, verb: str, content: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    verb: str, path: str, content: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     content["config"]["model"]["network"] = {"class_path": path}
     message = refused(capsys, content, verb, "--ckpt_path", "evil.ckpt")

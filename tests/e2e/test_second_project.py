@@ -77,6 +77,7 @@ class Data(ClassificationData):
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_it_trains_resumes_tests_and_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(PROJECT.strip().splitlines()) <= 60
     Path("second_project.py").write_text(PROJECT)
@@ -94,7 +95,6 @@ def test_it_trains_resumes_tests_and_predicts(tmp_path: Path, monkeypatch: pytes
     assert scores["test/acc"] > 0.8 and scores["test/f1"] > 0.8
 
     digits = Digits().load("test")
-    assert digits is not None
     images = digits.images[:20, 0].numpy()
     for index, image in enumerate(images):
         Image.fromarray(image).save(f"{index}.png")

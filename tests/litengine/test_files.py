@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from litengine.files import check_can_write, link, relative, write_whole
+from litengine.files import check_can_write, link, write_whole
 
 
 def test_link_is_replaced_and_relative(tmp_path):
@@ -50,11 +50,6 @@ def test_no_link_where_the_folder_takes_none(monkeypatch):
     monkeypatch.setattr(Path, "symlink_to", refuse)
     assert not link(Path("a"), "best.ckpt")
     assert not Path("best.ckpt").exists()
-
-
-def test_relative_is_what_one_would_type(tmp_path):
-    assert relative(tmp_path / "runs/a") == "runs/a"
-    assert relative(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
 
 
 def test_a_file_that_cannot_be_written_is_named_with_the_reason(monkeypatch):

@@ -15,6 +15,7 @@ from litengine.data import Digits
 from litengine.network import build_network, facts_taken, pretrained_weights
 
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.limit_test_batches", "1"]
+pytestmark = pytest.mark.usefixtures("undrawn")
 MODULE = """
 from torch import nn
 
@@ -111,20 +112,6 @@ def test_what_cannot_work_is_refused_in_one_line_before_the_first_step(network, 
     assert stopped.value.code == 2 and message in error and len([*filter(None, error.splitlines())]) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "taken"),
-    [
-        ("torchvision.models.resnet18", {"num_classes": 7}),
-        ("torchvision.models.mobilenet_v3_small", {"num_classes": 7}),
-        ("torchvision.models.vit_b_16", {"num_classes": 7, "image_size": 48}),
-        ("torchvision.models.maxvit_t", {"num_classes": 7, "input_size": [48, 48]}),
-        ("torch.nn.Flatten", {}),
-    ],
-)
-def test_facts_of_the_data_that_are_passed_on_are_taken(path, taken):
-    assert facts_taken({"class_path": path}, 3, 48, 48, 7) == taken
-
-
 class Pair(nn.Module):
     def __init__(self, image_size: int | tuple[int, int] = 32) -> None:
         super().__init__()
@@ -136,33 +123,34 @@ class Required(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("path", "square", "oblong"),
+    ("path", "names", "square", "oblong"),
     [
-        (f"{__name__}.Pair", {"image_size": 48}, {"image_size": [48, 64]}),
-        (f"{__name__}.Required", {"image_size": [48, 48]}, {"image_size": [48, 64]}),
-        ("timm.models.mvitv2_tiny", *({"num_classes": 7, "in_chans": 3, "img_size": [48, side]} for side in (48, 64))),
-        ("torchvision.models.maxvit_t", *({"num_classes": 7, "input_size": [48, side]} for side in (48, 64))),
+        ("torchvision.models.resnet18", ["num_classes"], None, None),
+        (
+            "torchvision.models.vit_b_16",
+            ["num_classes", "image_size"],
+            48,
+            "takes image_size as one number, .*48x64",
+        ),
+        ("torchvision.models.maxvit_t", ["num_classes", "input_size"], [48, 48], [48, 64]),
+        ("timm.models.mvitv2_tiny", ["num_classes", "in_chans", "img_size"], [48, 48], [48, 64]),
+        ("timm.create_model resnet10t", ["num_classes", "in_chans"], None, None),  # the facts follow the model
+        ("timm.create_model vit_tiny_patch16_224", ["num_classes", "in_chans", "img_size"], 48, [48, 64]),
+        (f"{__name__}.Pair", ["image_size"], 48, [48, 64]),
+        (f"{__name__}.Required", ["image_size"], [48, 48], [48, 64]),
+        ("torch.nn.Flatten", [], None, None),
     ],
 )
-def test_networks_get_both_sides_of_oblong_images_if_they_take_two(path, square, oblong):
-    assert facts_taken({"class_path": path}, 3, 48, 48, 7) == square
-    assert facts_taken({"class_path": path}, 3, 48, 64, 7) == oblong
-
-
-def test_networks_that_take_one_number_refuse_oblong_images():
-    with pytest.raises(ValueError, match=r"vit_b_16 takes image_size as one number, but .*48x64 pixels"):
-        facts_taken({"class_path": "torchvision.models.vit_b_16"}, 3, 48, 64, 7)
-
-
-def test_facts_of_timm_follow_the_model_that_is_named():
-    pytest.importorskip("timm")
-    resnet, vit = (
-        {"class_path": "timm.create_model", "init_args": {"model_name": name}}
-        for name in ("resnet10t", "vit_tiny_patch16_224")
-    )
-    assert facts_taken(resnet, 1, 48, 48, 7) == {"num_classes": 7, "in_chans": 1}
-    assert facts_taken(vit, 1, 48, 48, 7) == {"num_classes": 7, "in_chans": 1, "img_size": 48}
-    assert facts_taken(vit, 1, 48, 64, 7) == {"num_classes": 7, "in_chans": 1, "img_size": [48, 64]}
+def test_networks_get_the_facts_of_the_data_that_they_take(path, names, square, oblong):
+    class_path, *name = path.split()
+    spec = {"class_path": class_path, "init_args": dict.fromkeys(["model_name"] * len(name), *name)}
+    for width, size in ((48, square), (64, oblong)):
+        known = {"num_classes": 7, "in_chans": 1, "image_size": size, "img_size": size, "input_size": size}
+        if isinstance(size, str):
+            with pytest.raises(ValueError, match=size):
+                facts_taken(spec, 1, 48, width, 7)
+        else:
+            assert facts_taken(spec, 1, 48, width, 7) == {name: known[name] for name in names}
 
 
 def test_losses_of_auxiliary_heads_are_added_with_their_weights():

@@ -1,6 +1,5 @@
 """The engine is a package by itself: src/litengine/pyproject.toml."""
 
-import re
 import shutil
 import subprocess
 import sys
@@ -11,19 +10,6 @@ import pytest
 from pages import ROOT
 
 import litengine
-
-
-def dependencies(path: Path) -> set[str]:
-    """The requirements in a pyproject.toml, with those of extras, such as `torch>=2.9`."""
-    text = path.read_text()
-    start = text.index("dependencies = [")
-    listed = text[start : re.compile(r"^\[(?!project)|^\[project\.scripts", re.MULTILINE).search(text, start).start()]
-    return set(re.findall(r'"([^"]+)"', listed))
-
-
-def test_the_project_asks_for_what_the_engine_needs() -> None:
-    missing = dependencies(ROOT / "src/litengine/pyproject.toml") - dependencies(ROOT / "pyproject.toml")
-    assert not missing, "add these to the dependencies in pyproject.toml"
 
 
 @pytest.mark.slow

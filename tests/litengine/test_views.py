@@ -62,22 +62,3 @@ def test_flip_and_shift_is_that_of_airbench(network: nn.Module) -> None:
 def test_another_kind_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"model\.tta is 'mirror': choose one of none, flip, flip\+shift"):
         average(corner_and_edge, IMAGE, "mirror")  # type: ignore[arg-type]
-
-
-class Averaged(nn.Module):
-    def __init__(self, network: nn.Module, tta: TTA) -> None:
-        super().__init__()
-        self.network, self.tta = network, tta
-
-    def forward(self, images: Tensor) -> Tensor:
-        return average(self.network, images, self.tta)
-
-
-def test_a_traced_graph_takes_any_number_of_images(network: nn.Module) -> None:
-    module = Averaged(network, "flip+shift").eval()
-    any_number = {"images": {0: torch.export.Dim("batch")}}
-    traced = torch.export.export(module, (torch.randn(4, 3, 8, 8),), dynamic_shapes=any_number).module()
-    for number in (1, 2, 5, 130):
-        images = torch.randn(number, 3, 8, 8)
-        with torch.no_grad():
-            torch.testing.assert_close(traced(images), module(images))

@@ -90,16 +90,6 @@ def test_the_project_gets_the_name_and_the_engine_keeps_every_byte(project: Path
     assert all(line[1] == " " for line in git(project, "status", "--porcelain").splitlines())  # all staged
 
 
-def test_a_second_rename_remembers_both_names(project: Path) -> None:
-    for name in ("one", "two_b", "one"):
-        code, printed = rename(project, name)
-        assert code == 0, printed
-        git(project, "commit", "--quiet", "--message", name)
-    written: dict[str, Any] = {}
-    exec((project / "src/one/__init__.py").read_text(), written)
-    assert written["FORMER_NAMES"] == (OLD, "two_b")
-
-
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -83,16 +83,3 @@ def test_a_mistake_is_named_with_its_place(place: str, value: Any, expected: str
 )
 def test_a_valid_config_passes(config: dict[str, Any]) -> None:
     assert complaint(config) is None
-
-
-def test_classes_come_with_their_own_arguments(made: dict[str, Any]) -> None:
-    arguments = {
-        condition["if"]["properties"]["class_path"]["const"]: condition["then"]["properties"]["init_args"]["properties"]
-        for condition in (*made["definitions"]["Source"]["allOf"], *made["definitions"]["Optimizer"]["allOf"])
-    }
-    assert {"root", "image_size"} <= arguments["litengine.data.ImageFolder"].keys()
-    assert "image_size" not in arguments["litengine.data.CIFAR10"]
-    assert arguments["litengine.data.ImageFolder"]["root"]["description"]
-    adam = arguments["torch.optim.Adam"]
-    assert adam["lr"]["type"] == "number" and adam["lr"]["default"] == 0.001
-    assert "params" not in adam and "litengine.optim.Muon" in arguments

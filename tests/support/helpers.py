@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from project_for_tests import ImageData
+from torch import nn
 
 from litengine.data import Arrays, Source
 from litengine.data.sources import Split
@@ -79,3 +80,13 @@ def fit(
     made = trainer(*callbacks, **settings)
     made.fit(model, data, ckpt_path=ckpt_path)
     return made
+
+
+def checkpoint_of(network: nn.Module, spec: dict[str, Any] | None, **data: Any) -> dict[str, Any]:
+    """The parts of a checkpoint that make a classifier again: of a network, its spec, and facts of the data."""
+    facts = {"class_names": list("abc"), "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
+    return {
+        "config": {"model": {"network": spec}},
+        "data": {**facts, "tta": "none", "channels_last": True, **data},
+        "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
+    }

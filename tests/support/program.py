@@ -22,10 +22,13 @@ def only_run(home: Path | str = ".") -> Path:
     return run
 
 
-def rows(run: Path) -> list[dict[str, str]]:
-    """metrics.csv of a run."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def rows(run: Path, file: str = "metrics.csv") -> list[dict[str, str]]:
+    """A table of a run."""
+    with (run / file).open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+PREDICTIONS = "report/predictions.csv"
 
 
 def last(run: Path) -> Any:

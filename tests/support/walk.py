@@ -1,6 +1,6 @@
 """Runs the code of a page from its top, in one folder: writes its files, runs its commands.
 
-The tables below list what a test cannot do, with the reason. Everything else is run: a new command or block fails until
+The table below lists what a test cannot do, with the reason. Everything else is run: a new command or block fails until
 it works, or has a line here.
 """
 
@@ -26,7 +26,7 @@ from litengine import cli
 from litengine.data import Digits
 from litengine.training.run_directory import runs_in
 
-S3 = "needs an object store; tests/e2e/test_stream.py does the same with a folder"
+S3 = "needs an object store; tests/e2e/test_resume.py does the same with a folder"
 # Commands that are not run, by their first words; the longest match counts.
 NOT_RUN = {
     "python main.py prepare --config configs/images.yaml --data.source.init_args.root path/to/images --to s3:/": S3,
@@ -37,7 +37,7 @@ NOT_RUN = {
     "python main.py fit --config configs/digits.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python article.py": "downloads CIFAR-10; tests/docs/test_article.py runs it on digits",
     "python main.py demo": "serves until it is stopped: tests/e2e/test_demo.py",
-    "python main.py export": "tests/e2e/test_export.py writes every format",
+    "python main.py export": "tests/litengine/export/test_export.py writes every format",
     "python main.py fit --config configs/cnn.yaml --config configs/with/ddp.yaml": "tests/e2e/test_launchers.py",
     "python main.py study --config configs/digits.yaml --folds": "two more processes: tests/e2e/test_study.py",
     "python main.py predict --ckpt_path runs/digits-5-folds": "tests/litengine/inference/test_predictor.py does it",
@@ -51,21 +51,12 @@ NOT_RUN = {
     "wandb": "needs W&B's server; tests/e2e/test_study.py runs what an agent would",
 }
 
-# Blocks that are not run, by words in them.
-NOT_CODE = {
-    "hands the project's two classes": "the list of folders",
-}
-ELSEWHERE = {("docs/deploy.md", "python"): "tests/litengine/export/test_export.py::test_the_page_works"}
-NO_LANGUAGE = ("text",)  # of fences that hold no code
-
-# Settings of a page that are parsed, but not fitted with.
-ONLY_PARSED = {"download: true": "a real download"}
-
 # What makes a verb small; flags that come last win.
 LITTLE = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.limit_val_batches", "1"]
 SMALL = {
-    "fit": [*LITTLE, "--data.batch_size", "32", "--model.compile", "false"],
-    "tune": ["--data.batch_size", "32", "--steps", "12", "--highest", "1.0e-3"],
+    "fit": [*LITTLE, "--data.batch_size", "8", "--model.compile", "false"],
+    "test": ["--trainer.limit_test_batches", "1"],
+    "tune": ["--data.batch_size", "8", "--steps", "12", "--highest", "1.0e-3"],
     "study": LITTLE,
 }
 FEWER = {"--seeds": "0..1", "--trials": "1"}
@@ -84,7 +75,6 @@ def make_home(home: Path) -> None:
     """The working directory of a reader: the configs of the repository, and pictures."""
     shutil.copytree(ROOT / "configs", home / "configs")
     arrays = Digits().load("train")
-    assert arrays is not None
     table = ["path,label,split,group"]
     for index in (arrays.labels < 3).nonzero().flatten()[:60].tolist():
         name = ("cat", "dog", "hen")[int(arrays.labels[index])]
@@ -95,7 +85,6 @@ def make_home(home: Path) -> None:
         table.append(f"images/{name}/{index}.png,{name},{'test' if index % 3 == 0 else 'train'},{index}")
     (home / "path/to/table.csv").write_text("\n".join(table))
     test = Digits().load("test")
-    assert test is not None
     parts = {"train": arrays, "test": test}
     of_numpy = {f"{split}_images": part.images.permute(0, 2, 3, 1).numpy() for split, part in parts.items()}
     labels = {f"{split}_labels": part.labels.numpy() for split, part in parts.items()}
@@ -126,7 +115,7 @@ class Walk:
 
     def run(self, block: Block, but: Sequence[list[str]] = ()) -> None:
         """Runs a block, `but` not the commands that are run elsewhere."""
-        if reason_not_to_run(block):
+        if not is_run(block):
             return
         if block.language == "python":
             exec(compile(block.text, str(block), "exec"), self.names)
@@ -140,7 +129,7 @@ class Walk:
     def fit_with(self, block: Block) -> None:
         path = Path(block.title or f"block{block.line}.yaml")
         path.write_text(block.text)
-        parsed_only = any(words in block.text for words in ONLY_PARSED)
+        parsed_only = "download: true" in block.text  # a real download
         command = ["fit", "--config", str(path), *SMALL["fit"], *["--print_config"] * parsed_only]
         with named(str(block)):
             if parsed_only:
@@ -183,12 +172,11 @@ class Walk:
         main([verb, *rest])
 
 
-def reason_not_to_run(block: Block) -> str:
-    """Empty where it is to be run."""
-    found = [reason for words, reason in NOT_CODE.items() if words in block.text and block.language == "commands"]
-    if block.language in NO_LANGUAGE:
-        found.append("no code")
-    return (found or [ELSEWHERE.get((block.page, block.language), "")])[0]
+def is_run(block: Block) -> bool:
+    """Whether a block is code that the test of its page runs: tests/litengine/export runs that of docs/deploy.md."""
+    exported = (block.page, block.language) == ("docs/deploy.md", "python")
+    list_of_folders = "hands the project's two classes" in block.text
+    return not exported and not list_of_folders and block.language != "text"
 
 
 def skipped(words: list[str]) -> str:

@@ -122,23 +122,14 @@ def test_dropout_drops_units_or_whole_channels_in_training_only(option, kind, pr
     assert abs(dropped.float().mean() - probability) <= 5 * deviation
 
 
-def test_conv_dropout_is_off_by_default_and_ends_every_block():
-    assert [layer.p for layer in CNN(widths=(2, 2)).modules() if isinstance(layer, nn.Dropout2d)] == [0.0, 0.0]
-    network = CNN(widths=(2, 2, 2), conv_dropout=0.2)
-    assert [(type(block[-2]), block[-1].p) for block in network.blocks] == [(nn.MaxPool2d, 0.2)] * 3
-
-
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"image_size": 4}, r"nothing is left of a 4x4 image after block 3 of 3 .*larger images, fewer widths"),
         ({"padding": 0, "kernel_size": 7}, r"after block 2 of 3 .*kernel_size 7, stride 1, padding 0"),
         ({"widths": []}, r"number of widths is 0: choose 1 or more"),
-        ({"widths": [64, 0]}, r"smallest width is 0: choose 1 or more"),
-        ({"convolutions": 0}, r"convolutions is 0: choose 1 or more"),
         ({"padding": -1}, r"padding is -1: choose 0 or more"),
         ({"dropout": 1.0}, r"CNN: dropout is 1.0: choose a probability of 0 to below 1"),
-        ({"conv_dropout": -0.1}, r"conv_dropout is -0.1"),
         ({"pooling": "mean"}, r"pooling is 'mean': choose 'max' or 'avg'"),
     ],
 )

@@ -55,7 +55,6 @@ def test_residual_branches_start_at_zero_when_asked(zero):
     [
         ({"depths": (2, 2, 2)}, r"depths is \[2, 2, 2\]: give four numbers of 1 or more"),
         ({"in_channels": 0}, r"in_channels is 0: choose 1 or more"),
-        ({"num_classes": 0}, r"num_classes is 0: choose 1 or more"),
     ],
 )
 def test_what_cannot_work_says_which_and_why(options, words):

@@ -1,6 +1,5 @@
 """What `test` does with a labelled folder and with several checkpoints, and what `tune` leaves."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from program import PREDICTIONS, rows
 from project_for_tests import PACKAGE, ImageClassifier, load, main
 
 from litengine.data import Digits
@@ -30,18 +30,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(home: Path, undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home)
-
-
-def rows(report: Path) -> list[dict[str, str]]:
-    with (report / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_folder_of_class_folders_is_the_test_split() -> None:
     arrays = Digits().load("test")
-    assert arrays is not None
     for index in range(80):
         folder = Path("labelled", str(int(arrays.labels[index])))
         folder.mkdir(parents=True, exist_ok=True)
@@ -49,7 +43,7 @@ def test_a_folder_of_class_folders_is_the_test_split() -> None:
         Image.fromarray(pixels).save(folder / f"{index}.png")
     main(["test", "--ckpt_path", "best.ckpt", "--images", "labelled", "--trainer.logger", "false"])
     report = Path("best.ckpt").resolve().parents[1] / "report"
-    right = [row["label"] == row["prediction"] for row in rows(report)]
+    right = [row["label"] == row["prediction"] for row in rows(report.parent, PREDICTIONS)]
     assert len(right) == 80
     assert json.loads((report / "metrics.json").read_text())["test/acc"] == pytest.approx(np.mean(right))
 
@@ -59,12 +53,11 @@ def test_the_probabilities_of_several_checkpoints_are_averaged() -> None:
     (report,) = Path("runs/seed1").glob("*/report")  # of its own run directory: it is not a result of one of the fits
     assert not list(report.parent.glob("checkpoints"))
     arrays = Digits().load("test")
-    assert arrays is not None
     members = [load(next(Path("runs").glob(f"seed{seed}/*/checkpoints/best.ckpt"))) for seed in "12"]
     each = torch.stack([member.probabilities(arrays.images[:]) for member in members])
     assert float((each[0] - each[1]).abs().max()) > 0.01
     confidence, label = each.mean(0).max(1)
-    found = rows(report)
+    found = rows(report.parent, PREDICTIONS)
     assert [int(row["prediction"]) for row in found] == label.tolist()
     assert [float(row["confidence"]) for row in found] == pytest.approx(confidence.tolist(), abs=1e-5)
     metrics = json.loads((report / "metrics.json").read_text())
@@ -104,7 +97,7 @@ def test_oblong_images_are_fitted_tested_and_exported(
     assert "images of shape [3, 16, 24], but the data has [3, 16, 16]" in capsys.readouterr().err
     predictor = load("best.ckpt", "cpu")
     assert predictor.image_size == (16, 24) and predictor.classifier.image_shape == (3, 16, 24)
-    found = rows(Path("best.ckpt").resolve().parents[1] / "report")
+    found = rows(Path("best.ckpt").resolve().parents[1], PREDICTIONS)
     assert len(found) == 24
     for row in found:
         assert row["prediction"] == predictor.predict(row["image"]).label

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile
 from project_for_tests import CNN
 
 from litengine.demo import page as page_module
 from litengine.demo import server as server_module
-from litengine.demo.page import describe, make_page, save_examples
+from litengine.demo.page import make_page, save_examples
 from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, find_port, launch
 from litengine.inference.predictor import Classifier, Predictor
 from litengine.inference.saliency import saliency
@@ -130,22 +129,14 @@ def test_the_answer_is_that_of_the_predictor(site: Site) -> None:
     assert np.corrcoef(marked.reshape(32, 10, 32, 10).mean((1, 3)).ravel(), heat.ravel())[0, 1] > 0.5
 
 
-def bomb(size: int = 20_000) -> bytes:
-    file = io.BytesIO()
-    Image.new("1", (size, size)).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"no image at all", "photo.png: is not an image of a known format"),
         (png(random_image())[:1000], "photo.png: .*truncated"),
-        (b"", "photo.png: "),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "photo.png: is not an image of a known format"),
-        (bomb(), r"photo.png: .*pixels"),
     ],
-    ids=["text", "truncated", "empty", "svg", "bomb"],
+    ids=["text", "truncated", "svg"],
 )
 def test_what_is_no_image_is_said(site: Site, content: bytes, reason: str) -> None:
     answer = site.classify(site.upload("photo.png", content))
@@ -153,15 +144,6 @@ def test_what_is_no_image_is_said(site: Site, content: bytes, reason: str) -> No
     said = answer["output"]["error"]
     assert re.match(reason, said)
     assert str(site.folder) not in said and "Traceback" not in said
-
-
-def test_a_bomb_is_not_decoded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[str] = []
-    content = bomb(10_000)  # Pillow itself only warns of it
-    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append("load"))
-    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append("load"))
-    assert not site.classify(site.upload("photo.png", content))["success"]
-    assert decoded == []
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
@@ -231,10 +213,3 @@ def test_an_error_of_ours_shows_no_traceback(site: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr(site.predictor.classifier.network, "forward", fail)
     answer = site.classify(site.upload("photo.png", png(random_image(35))))
     assert not answer["success"] and "inner matters" not in json.dumps(answer)
-
-
-def test_the_line_about_the_model() -> None:
-    assert describe(make_predictor(3)) == (
-        "CNN, 8,503 parameters · 32x32 pixels · 3 classes: class 0 <b>, class 1 <b>, class 2 <b>"
-    )
-    assert describe(make_predictor(11)).endswith(", class 9 <b>, …")

@@ -18,6 +18,7 @@ import timm
 import torch
 import torchvision
 import yaml
+from helpers import checkpoint_of
 from project_for_tests import CNN, DATA, MODEL, PACKAGE
 from torch import nn
 
@@ -244,31 +245,6 @@ def refused(config: Any, *trusted: str) -> str:
     return str(raised.value)
 
 
-FOREIGN = {
-    "os.system": "belongs to Python itself",
-    "posix.system": "belongs to Python itself",
-    "evil.Net": "and was not imported. If you know what is in it: --trust evil",
-    "jsonargparse.set_parsing_settings": "and was not imported",
-    "torch.os.system": "is not a public part of a network",
-    "torch.load": "it is torch.serialization.load",
-    "torch.hub.load": "is not a public part of a network",
-    "torch.nn.attention._fa4.register_flash_attention_fa4": "is not a public part of a network",
-    "torch.nn.utils.stateless.functional_call": "which is no",
-    "torchvision.datasets.LSUN": "is not a public part of a network",
-    "torchvision.transforms.v2.Lambda": "",
-    f"{PACKAGE}.__main__.main": "is not a full import path",
-    "evil": "is not a full import path",
-}
-
-
-@pytest.mark.parametrize(("path", "said"), FOREIGN.items())
-@pytest.mark.parametrize("position", ["network", "optimizer", "source", "augment", "callable", "deep"])
-def test_a_refusal_names_the_key_and_the_reason(path: str, said: str, position: str) -> None:
-    message = refused(POSITIONS[position][1](spec(path, lambd="os.system")))
-    assert f" in the checkpoint is {path}, which " in message or "Lambda" in message or "lambd" in message
-    assert said in message
-
-
 def nested(depth: int) -> list[Any]:
     value: list[Any] = []
     for _ in range(depth):
@@ -286,6 +262,11 @@ def circular() -> list[Any]:
     ("config", "said"),
     [
         ({"model": {"network": "os.system"}}, "model.network in the checkpoint is os.system"),
+        (network("posix.system"), "class_path in the checkpoint is posix.system, which belongs to Python itself"),
+        (network("evil.Net"), "and was not imported. If you know what is in it: --trust evil"),
+        (network("torch.load"), "it is torch.serialization.load"),
+        (network("torch.hub.load"), "public part of a network"),
+        (network(f"{PACKAGE}.__main__.main"), "full import path"),
         ({"model": {"network": "ReLU"}}, "a full import path is needed"),
         ({"model": {"network": "{class_path: evil.Net}"}}, "a full import path is needed"),
         (network(NETWORK, activation="[{class_path: evil.Net}]"), "a full import path is needed"),
@@ -316,8 +297,6 @@ def circular() -> list[Any]:
         ({"model": {"optimizer": spec("torch.nn.Linear")}}, "which is not of type Optimizer"),
         ({"data": {"source": spec("torchvision.datasets.FakeData")}}, "which is not of type Source"),
         ({"model": {"loss": lossy("torch.nn.functional.mse_loss")}}, "mse_loss, which is not of type Tensor"),
-        (network(NETWORK, widths=nested(40)), "has over 100,000 values, or 50 levels"),
-        (network(NETWORK, widths=circular()), "has over 100,000 values, or 50 levels"),
     ],
 )
 def test_ways_around_are_closed(config: Any, said: str) -> None:
@@ -344,10 +323,7 @@ def test_a_config_without_end_is_refused_in_a_second(nesting: list[Any]) -> None
 
 
 def save(path: str, config: Config, network: nn.Module) -> None:
-    facts = {"class_names": list("abc"), "image_shape": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    content = {"config": config, "data": {**facts, "tta": "none", "channels_last": False}, "state_dict": state}
-    torch.save(content, path)
+    torch.save(checkpoint_of(network, None) | {"config": config}, path)
 
 
 # What passes

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchvision
 from matplotlib import colormaps
 from project_for_tests import ImageClassifier
 from torch import Tensor, nn
@@ -122,26 +121,6 @@ def test_the_class_is_that_of_the_test_time_augmentation() -> None:
     network = nn.Sequential(nn.Flatten(), linear)
     assert saliency(make_classifier(network), pixels)[:, 0].min() == 1  # class 0
     assert saliency(make_classifier(network, tta="flip"), pixels)[:, 1].min() == 1  # class 1
-
-
-def test_a_torchvision_network() -> None:
-    torch.manual_seed(0)
-    network = torchvision.models.resnet18(num_classes=6).eval()
-    pixels = image(32)
-    seen: list[Tensor] = []
-    hook = network.layer3[1].conv2.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    logits = network(normalized(pixels))
-    hook.remove()  # layer4 has one pixel left
-    weights = torch.autograd.grad(logits.max(), seen)[0].mean((2, 3), keepdim=True)
-    expected = F.interpolate((weights * seen[0]).sum(1, keepdim=True).relu(), size=pixels.shape[1:], mode="bilinear")
-    np.testing.assert_allclose(saliency(make_classifier(network), pixels), scaled(expected[0, 0].detach()), atol=1e-3)
-
-
-def test_the_memory_format_does_not_matter() -> None:
-    classifier = make_classifier(pooled(), channels_last=True)
-    classifier.network.to(memory_format=torch.channels_last)
-    expected = saliency(make_classifier(pooled(), channels_last=False), image())
-    np.testing.assert_allclose(saliency(classifier, image()), expected, atol=1e-5)
 
 
 def test_a_compiled_network_is_looked_into_and_stays_compiled() -> None:

@@ -1,6 +1,5 @@
 """W&B never stands in the way: offline runs read back from their files, servers that misbehave, dead services."""
 
-import atexit
 import json
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
+from program import wait_for
 from wandb.cli.cli import cli
 from wandb_file import WandbFile, find
 from wandb_stand_in import KEY, Run, StandIn, values_in
@@ -46,6 +46,7 @@ def tracked(alone: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("WANDB_MODE")
     for name, value in QUICK.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.teardown()  # of another test in this process
     yield
     if tracking._recording is not None:
         tracking._recording.close()
@@ -201,16 +202,6 @@ fit(Wandb(), Model({at}, injure))
     assert done.stderr.count("W&B ") == 1 and "socket.send" not in done.stderr, done.stderr
 
 
-def test_a_run_that_ends_with_a_failed_process_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    handlers: list[Any] = []
-    monkeypatch.setattr(atexit, "register", lambda *call: handlers.append(call))
-    monkeypatch.setattr(sys, "last_value", RuntimeError(), raising=False)  # as after an uncaught exception
-    logger = Wandb()
-    logger.log_metrics({"a": 1.0}, 0)
-    next(close for close, *_ in handlers if close == logger.close)(None)
-    assert recorded().exit_code == 1
-
-
 def test_a_full_disk_under_media_costs_the_run_not_the_fit(
     monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:
@@ -273,7 +264,6 @@ def test_only_the_first_process_records(monkeypatch: pytest.MonkeyPatch) -> None
         (0, "invalid character"),
         (401, "refused on demand"),
         (-1, "did not recognize an account"),
-        (503, "does not answer"),
         (-2, "does not answer"),  # accepts the connection and stays silent
         (None, "does not answer"),  # refuses the connection
     ],
@@ -281,7 +271,7 @@ def test_only_the_first_process_records(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_server_without_a_useful_answer_is_offline(
     server: StandIn, monkeypatch: pytest.MonkeyPatch, status: int | None, reason: str
 ) -> None:
-    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "2")
+    monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "1")
     server.close() if status is None else server.fault("all", status)
     start = time.monotonic()
     told = Wandb().status
@@ -289,11 +279,10 @@ def test_a_server_without_a_useful_answer_is_offline(
     assert ": upload later with `wandb sync --include-online wandb/offline-run-" in told
 
 
-@pytest.mark.parametrize("status", [502, 429])
-def test_one_failure_at_the_start_is_retried(server: StandIn, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failure_at_the_start_is_retried(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_HTTP_TIMEOUT", "60")  # a busy machine needs more than the usual seconds
     monkeypatch.setattr(tracking, "INIT_SECONDS", 60.0)
-    server.fault("all", status, times=1)
+    server.fault("all", 502, times=1)
     assert Wandb().status == f"online: {server.url}/team/litengine/runs/{next(iter(server.runs))}"
 
 
@@ -418,7 +407,6 @@ def test_an_evaluation_in_another_process_changes_only_its_own_values(server: St
     ("first", "second", "step"),
     [
         ("online", "online", 13),
-        ("online", "online", 10),  # before a validation
         ("online", "online", 18),  # with nothing later
         ("offline", "offline", 13),
         ("online", "offline", 10),
@@ -459,20 +447,23 @@ def test_a_server_that_cannot_rewind_gets_no_row_twice(server: StandIn) -> None:
     assert equal(server.runs["abcd1234"])
 
 
-def killed_after(seconds: float) -> None:
+def train_and_wait() -> None:
     Loggers().train(0, 18)
-    time.sleep(seconds)
-    os.kill(os.getpid(), signal.SIGKILL)
+    Path("trained").touch()
+    time.sleep(60)
 
 
-@pytest.mark.parametrize("seconds", [0, 3])  # the client posts every second here, in life every 15 s
-def test_a_run_that_sigkill_ended_is_completed(server: StandIn, monkeypatch: pytest.MonkeyPatch, seconds: int) -> None:
-    monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "1" if seconds else "15")
-    process = multiprocessing.get_context("fork").Process(target=killed_after, args=(seconds,))
+@pytest.mark.parametrize("posted", [False, True])
+def test_a_run_that_sigkill_ended_is_completed(server: StandIn, monkeypatch: pytest.MonkeyPatch, posted: bool) -> None:
+    if not posted:
+        monkeypatch.setenv("WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL", "15")  # as in life
+    process = multiprocessing.get_context("fork").Process(target=train_and_wait)
     process.start()
+    wait_for(Path("trained").exists)
+    assert not posted or server.posted.wait(20)
+    process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL
-    assert bool(server.runs["abcd1234"].history) == (seconds > 0)
+    assert bool(server.runs["abcd1234"].history) == posted
     Loggers().resume(13, 25).wandb.close()
     assert equal(server.runs["abcd1234"])
 

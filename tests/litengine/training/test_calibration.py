@@ -98,10 +98,3 @@ def test_a_test_has_the_probabilities_of_prediction_and_shows_those_before():
     assert [float(row.split(",")[3]) for row in rows] == pytest.approx(confidences.tolist(), abs=1e-5)
     assert report._uncalibrated.confidences.tolist() == pytest.approx(before.tolist(), abs=1e-4)
     assert "Before the temperature" in Path("report/index.html").read_text()
-
-
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
-def test_a_temperature_that_is_no_positive_number_is_refused(temperature):
-    facts = {"class_names": ["a"], "image_shape": [3, 8, 8], "mean": [0.0] * 3, "std": [1.0] * 3}
-    with pytest.raises(ValueError, match="temperature is"):
-        Classifier(torch.nn.Identity(), {**facts, "tta": "none", "channels_last": False, "temperature": temperature})

@@ -86,16 +86,6 @@ def test_without_a_score_the_last_is_linked_as_best(scores, val_fraction):
     assert Path("best.ckpt").resolve() == LAST.resolve()
 
 
-def test_the_link_is_the_newest_runs_and_a_real_file_is_left_alone():
-    for name in ("one", "two"):
-        run([0.1], Checkpoints(), default_root_dir=name)
-        assert Path("best.ckpt").resolve() == Path(name, BEST).resolve()
-    Path("best.ckpt").unlink()
-    Path("best.ckpt").write_text("mine")
-    run([0.1], Checkpoints())
-    assert Path("best.ckpt").read_text() == "mine" and steps(BEST) == 3
-
-
 class Watch(Callback):
     """The steps in last.ckpt after each step and, with a "v", after each validation."""
 

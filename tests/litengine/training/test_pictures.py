@@ -22,9 +22,9 @@ from litengine.training.pictures import stacked
 PICTURE = Path("augmented_batch.png")
 
 
-def classifier(channels: int = 3) -> ImageClassifier:
+def classifier() -> ImageClassifier:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(channels * 8 * 8, 3))
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * 8 * 8, 3))
     return ImageClassifier(network, lr_scheduler=None)
 
 
@@ -104,12 +104,6 @@ def test_a_picture_that_cannot_be_written_does_not_stop_the_fit(capsys):
     assert trained.global_step == 2
     assert "the picture of the augmented batch failed (IsADirectoryError" in capsys.readouterr().out
     assert [path.name for path in Path(".").iterdir() if path.name.startswith(".")] == []
-
-
-@pytest.mark.parametrize("channels", [1, 5])
-def test_images_of_any_number_of_channels_are_shown(channels):
-    fit(classifier(channels), data(shape=(channels, 8, 8)), BatchPicture(), epochs=1)
-    assert Image.open(PICTURE).size == (8 * 102 + 6, 4 * 114 + 6)
 
 
 def rows(epochs: int) -> list[dict[str, str]]:

@@ -3,7 +3,6 @@
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,10 @@ from torch import nn
 from wandb_file import WandbFile, find
 
 from litengine.data import Arrays
-from litengine.data.loader import BatchLoader
 from litengine.loggers import CSVMetrics, Wandb
 from litengine.loggers.csv import read_rows
 from litengine.report import page
 from litengine.training import Console, WriteReport
-from litengine.training.test_report import gathered_rows
 
 REPORT = Path("report")
 
@@ -125,12 +122,6 @@ def test_a_class_without_test_images_is_absent_everywhere(capsys):
 
 
 @pytest.mark.usefixtures("no_page")
-def test_few_classes_have_no_top5():
-    few = ImageData(FakeSource(), batch_size=4, val_fraction=0)
-    assert "test/acc_top5" not in measure(few) and len(predictions()) == 15
-
-
-@pytest.mark.usefixtures("no_page")
 def test_part_of_the_images_is_reported_as_such():
     measure(limit_test_batches=2)
     places = [int(row["image"]) for row in predictions()]
@@ -169,20 +160,6 @@ def test_nothing_is_fetched_from_the_device_before_the_end(monkeypatch):
     )
     made.test(classifier(), data(), verbose=False)
     assert fetched[0] == "end" and len(fetched) > 1
-
-
-@pytest.mark.parametrize("processes", [2, 3])
-def test_the_parts_of_several_processes_are_put_in_the_order_of_the_dataset(processes):
-    labels = torch.randint(0, 9, (50,), generator=torch.Generator().manual_seed(0))
-    images = torch.zeros(50, 1, 1, 1, dtype=torch.uint8)
-    gathered = []
-    for rank in range(processes):
-        loader = BatchLoader(images, labels, 7, rank=rank, world_size=processes)
-        for number in range(len(loader)):
-            chosen = torch.from_numpy(loader.chosen(loader.order(0), number))
-            gathered.append((chosen, loader.batch(loader.order(0), 0, number)[1]))
-    indices, found = gathered_rows(gathered, SimpleNamespace(world_size=1))
-    assert indices.tolist() == list(range(50)) and torch.equal(found, labels)
 
 
 @pytest.fixture
