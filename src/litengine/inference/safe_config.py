@@ -298,7 +298,7 @@ class _Checker:
             made = getattr(target, "__annotations__", {}).get("return", nn.Module)
         elif Leaf(nn.Module) in found and _is_model_builder(target):
             made = nn.Module
-        if any(_is_subclass(made, kind) for kind in kinds):
+        if inspect.isclass(made) and {*kinds} & {*inspect.getmro(made)}:
             return target
         wanted = " or ".join(sorted(kind.__name__ for kind in kinds)) or "plain value, since no class is expected there"
         raise ValueError(
@@ -376,13 +376,6 @@ def _without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _within(path: str, places: Iterable[str]) -> bool:
     return any(f"{path}.".startswith(f"{place}.") for place in places)
-
-
-def _is_subclass(found: Any, kind: type) -> bool:
-    try:
-        return inspect.isclass(found) and issubclass(found, kind)
-    except TypeError:  # a protocol
-        return False
 
 
 def _is_private(path: str) -> bool:

@@ -17,6 +17,8 @@ STRENGTH = 0.75  # of the colour where the map is 1
 def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
     """How much each pixel of one image, uint8 (C, H, W), contributes to its predicted class.
 
+    The classifier is that of a `Predictor`, in evaluation mode.
+
     Grad-CAM (Selvaraju et al. 2017) of the last convolution to run whose output is larger than one pixel. For a network
     without one: the absolute gradient of the logit with respect to each pixel, the largest over the channels (Simonyan
     et al. 2013). With test-time augmentation the class is that of all views, the map that of the image itself.
@@ -34,7 +36,7 @@ def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArr
             "makes one of any image"
         )
     # the caller may have switched gradients off; a compiled network may run without the hooks
-    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"), _eval(classifier):
+    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         # floats, so that gradients reach them even with frozen weights
         images = (pixels[None].to(next(classifier.parameters()).device) / 255).requires_grad_()  # (1, C, H, W)
         with torch.no_grad():
@@ -68,18 +70,6 @@ def overlay(image: NDArray[np.uint8] | Tensor, heat: NDArray[np.float32]) -> NDA
     opacity = STRENGTH * heat[:, :, None]
     blended: NDArray[np.uint8] = (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
     return blended
-
-
-@contextmanager
-def _eval(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part has its own mode again."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 @contextmanager
