@@ -6,12 +6,10 @@ number. Here a trial that was stopped or killed keeps its number and directory, 
 
 import itertools
 import math
-import os
 import warnings
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,41 +51,25 @@ def search(options: Namespace) -> int | None:
     example = optuna.create_study(sampler=RandomSampler(0)).ask(space.varied)
     settings = resolve([*options.fit, *space.options(example.params)])
     directory = directory_of(options, settings, Path(options.space).stem)
-    directory.mkdir(parents=True, exist_ok=True)
-    with owned(directory), explained(directory / "optuna.db"):
-        found = Search(space, directory, options, settings)
-        stopped_by = found.run(options.workers)
-        trials = found.study.get_trials()
-        finished = best_first(trials, space)
-        if stopped_by is None and finished:
-            best = run_of(directory, finished[0])
-            link(best / "checkpoints" / "best.ckpt", "best.ckpt")
-            if options.test:
-                stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
-        if stopped_by is None:
-            report(directory, space, found.study, trials, options.fit)
-    return stopped_by
-
-
-@contextmanager
-def owned(directory: Path) -> Iterator[None]:
-    """Raises a ValueError if another process works on the search."""
     if (lock := take_lock(directory / "lock")) is None:
         raise ValueError(f"{relative(directory)} is in use by another study: end it, and give one study more --workers")
     try:
-        yield
-    finally:
-        os.close(lock)
-
-
-@contextmanager
-def explained(database: Path) -> Iterator[None]:
-    """Turns the errors of a database into a ValueError that names it and the reason."""
-    try:
-        yield
+        with lock:
+            found = Search(space, directory, options, settings)
+            stopped_by = found.run(options.workers)
+            trials = found.study.get_trials()
+            finished = best_first(trials, space)
+            if stopped_by is None and finished:
+                best = run_of(directory, finished[0])
+                link(best / "checkpoints" / "best.ckpt", "best.ckpt")
+                if options.test:
+                    stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
+            if stopped_by is None:
+                report(directory, space, found.study, trials, options.fit)
     except (DatabaseError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"the trials in {relative(database)} cannot be used: {reason}") from error
+        raise ValueError(f"the trials in {relative(directory)}/optuna.db cannot be used: {reason}") from error
+    return stopped_by
 
 
 class TrialRun(Child):
