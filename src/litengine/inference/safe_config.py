@@ -104,11 +104,11 @@ def read_for_prediction(path: str | os.PathLike[str], trusted: Sequence[str] = (
     """
     content = _read(path, trusted)
     model = content["config"].get("model")
-    if not isinstance(model, Mapping) or "network" not in model:
-        raise ValueError(f"{path} holds no model.network")
-    content["network"] = _Checker(trusted).value("model.network", model["network"], nn.Module)
-    if not is_spec(content["network"]):
-        raise ValueError(f"model.network in the checkpoint is {model['network']!r}: settings are needed")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if not is_spec(network):
+        shown = textwrap.shorten(repr(network), 80)
+        raise ValueError(f"model.network in the checkpoint is {shown}: settings are needed")
+    content["network"] = _Checker(trusted).value("model.network", network, nn.Module)
     return content
 
 

@@ -562,7 +562,6 @@ def test_missing_packages_are_named_before_anything_is_read(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "pickle"}, r"format is 'pickle': onnx, torch, safetensors are there"),
         ({"output": "a.pt2"}, r"output is a.pt2: the name must end .*\(onnx \.onnx, torch \.pt2, "),
         ({"output": "folder"}, r"cannot write folder: it is a folder"),
         ({"output": "no/a.onnx"}, r"cannot write no/a.onnx: there is no folder no"),
