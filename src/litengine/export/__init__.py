@@ -130,7 +130,7 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
     """Plain data about the file and its checkpoint, such as the metric by which the best checkpoint was chosen."""
     import torch
 
-    classifier, metrics = predictor.classifier, {}
+    facts, metrics = content["data"], {}
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     if directory and file == "best.ckpt":  # the score of other weights is not known
         config = run_directory.read_config(directory) or {}
@@ -143,13 +143,9 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         # the run, but no folders of this machine
         "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
         "metrics": metrics,
-        "class_names": predictor.class_names,
         "image_size": predictor.image_size,
-        **({"reading": reading} if (reading := predictor.reading.facts()) else {}),
-        "mean": classifier.normalize.mean.flatten().tolist(),
-        "std": classifier.normalize.std.flatten().tolist(),
-        "tta": classifier.tta,
-        "temperature": classifier.temperature,
+        "temperature": predictor.classifier.temperature,
+        **{name: facts[name] for name in ("class_names", "reading", "mean", "std", "tta") if name in facts},
         "network": content["network"],
     }
 

@@ -1,7 +1,6 @@
 """Grad-CAM saliency maps."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -41,7 +40,18 @@ def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArr
         images = (pixels[None].to(next(classifier.parameters()).device) / 255).requires_grad_()  # (1, C, H, W)
         with torch.no_grad():
             label = int(classifier.infer(images).argmax(1))
-        with _outputs_of_convolutions(classifier.network) as features:
+        features: list[Tensor] = []  # (1, channels, h, w) of each convolution in the order in which they run
+
+        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if output.shape[2:].numel() == 1:
+                return output
+            features.append(output)
+            return output.clone()  # what comes next may change it in place
+
+        with ExitStack() as hooks:
+            for part in classifier.network.modules():
+                if isinstance(part, nn.Conv2d):
+                    hooks.enter_context(part.register_forward_hook(keep))
             score = classifier(images)[0, label]
         gradients = torch.autograd.grad(score, [*features, images], allow_unused=True)
         for feature, gradient in zip(reversed(features), reversed(gradients[:-1]), strict=True):
@@ -70,22 +80,3 @@ def overlay(image: NDArray[np.uint8] | Tensor, heat: NDArray[np.float32]) -> NDA
     opacity = STRENGTH * heat[:, :, None]
     blended: NDArray[np.uint8] = (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
     return blended
-
-
-@contextmanager
-def _outputs_of_convolutions(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Outputs (N, channels, h, w) of the convolutions of the next forward pass, in order, if h * w > 1."""
-    outputs: list[Tensor] = []
-
-    def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.shape[2:].numel() == 1:
-            return output
-        outputs.append(output)
-        return output.clone()  # what comes next may change it in place
-
-    hooks = [part.register_forward_hook(keep) for part in network.modules() if isinstance(part, nn.Conv2d)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
