@@ -33,14 +33,6 @@ class Confusion(NamedTuple):
     images: int
 
 
-class Bin(NamedTuple):
-    """Predictions of similar confidence: their number, mean confidence and accuracy (NaN if there are none)."""
-
-    images: int
-    confidence: float
-    accuracy: float
-
-
 def ranked(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     """The most probable classes of each image, at most five, best first; on a tie the lower label.
 
@@ -92,11 +84,11 @@ class Results:
         """Each 0 to 1: `acc`; `acc_top5` if there are more than five classes; `ece`, the expected calibration error
         (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes
         that have images."""
-        metrics: dict[str, Tensor | float] = {"acc": (self.predictions == self.labels).double().mean()}
+        metrics = {"acc": (self.predictions == self.labels).double().mean()}
         if len(self.class_names) > TOP:
             metrics["acc_top5"] = (self.ranking == self.labels[:, None]).any(1).double().mean()
-        distances = [each.images * abs(each.accuracy - each.confidence) for each in self.bins if each.images]
-        metrics["ece"] = sum(distances) / len(self.labels)
+        images, confidence, accuracy = self.bins
+        metrics["ece"] = (images * (accuracy - confidence).abs()).nansum() / len(self.labels)
         metrics["f1"] = torch.tensor([scores.f1 for scores in self.per_class]).nanmean()
         return {name: float(value) for name, value in metrics.items()}
 
@@ -135,12 +127,13 @@ class Results:
         return wrong[order[:count]].tolist()
 
     @cached_property
-    def bins(self) -> list[Bin]:
-        """The predictions by confidence, in 15 bins of equal width from 0 to 1: those that `ece` is the mean of."""
+    def bins(self) -> Tensor:
+        """float64 (3, 15): number, mean confidence and accuracy of the predictions in each of 15 bins of confidence, of
+        equal width from 0 to 1: those that `ece` is the mean of. Of an empty bin the last two are NaN."""
         confidences = self.confidences.double()
         between = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]  # the edges of two bins
         places = torch.bucketize(confidences, between, right=True)
         count = places.bincount(minlength=BINS)
         right = (self.predictions == self.labels).double()
         confidence, accuracy = (places.bincount(values, BINS) / count for values in (confidences, right))
-        return [Bin(*row) for row in zip(count.tolist(), confidence.tolist(), accuracy.tolist(), strict=True)]
+        return torch.stack([count.double(), confidence, accuracy])

@@ -167,7 +167,7 @@ def class_bars(results: Results) -> Figure:
 @_in_style
 def reliability(results: Results) -> Figure:
     """Accuracy of the predictions by their confidence, the distance of the two, and how many there are."""
-    images, confidence, accuracy = np.array(results.bins).T
+    images, confidence, accuracy = results.bins.numpy()
     centres = (np.arange(BINS) + 0.5) / BINS
     figure = Figure((WIDTH, 3.8), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
