@@ -1,7 +1,10 @@
 """Files that are written completely or not at all, links, paths as a user would type them, and text made harmless."""
 
+import csv
+import io
 import os
 import unicodedata
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -61,7 +64,16 @@ def visible(text: str) -> str:
     return "".join(map(_visible, text))
 
 
-def csv_cell(value: object) -> object:
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV file: the names of the columns, and rows of a value for each, None for an empty one."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(map(_csv_cell, row) for row in rows)
+    return text.getvalue()
+
+
+def _csv_cell(value: object) -> object:
     """A value for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
     if not isinstance(value, str) or not value.lstrip().startswith(("=", "+", "-", "@")):
         return visible(value) if isinstance(value, str) else value

@@ -67,7 +67,6 @@ def launch(page: gr.Blocks, host: str, port: int, folder: Path) -> str:
         inline=False,
         prevent_thread_lock=True,
         quiet=True,
-        show_error=False,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -64,8 +64,6 @@ def export(
         ValueError, OSError: if a package is missing, the checkpoint cannot be used, the network cannot be exported,
             or the file differs or cannot be written. An older file then stays as it was.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format is {format!r}: {', '.join(FORMATS)} are there")
     if missing := [package for package in FORMATS[format].packages if find_spec(package) is None]:
         raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install -e ".[export]"')
     if not 0 <= tolerance <= 1:
@@ -109,14 +107,14 @@ def _images(predictor: "Predictor", words: list[str]) -> "tuple[Tensor, str]":
     """uint8 (N, 3, H, W) to compare on, N from 16 to 200, and what they are."""
     import numpy as np
     import torch
+    from torch.nn.functional import interpolate
 
     if not words:  # patches of all sizes, so that every layer has something to see
         random = torch.Generator().manual_seed(0)
         rows, columns = predictor.classifier.image_shape[1:]
         patches = [max(1, max(rows, columns) >> power) for power in range(8)]
-        fields = [torch.randint(0, 256, (8, 3, -(-rows // p), -(-columns // p)), generator=random) for p in patches]
-        enlarged = [f.repeat_interleave(p, 2).repeat_interleave(p, 3) for f, p in zip(fields, patches, strict=True)]
-        patterns = torch.cat([field[:, :, :rows, :columns] for field in enlarged]).to(torch.uint8)
+        fields = [torch.rand(8, 3, -(-rows // size), -(-columns // size), generator=random) for size in patches]
+        patterns = (256 * torch.cat([interpolate(field, (rows, columns)) for field in fields])).to(torch.uint8)
         return patterns, f"{len(patterns)} random patterns (--images FILE… for images of yours)"
 
     from litengine.data.sources.find import find_images
@@ -131,12 +129,11 @@ def _images(predictor: "Predictor", words: list[str]) -> "tuple[Tensor, str]":
 def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -> dict[str, Any]:
     """Plain data about the file and its checkpoint, such as the metric by which the best checkpoint was chosen."""
     import torch
-    import yaml
 
-    classifier, metrics = predictor.classifier, {}
+    facts, metrics = content["data"], {}
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     if directory and file == "best.ckpt":  # the score of other weights is not known
-        config = yaml.safe_load((directory / "config.yaml").read_text()) or {}
+        config = run_directory.read_config(directory) or {}
         score = content.get("callbacks", {}).get("Checkpoints", {}).get("best_score")
         if score is not None and (monitor := config.get("checkpoints", {}).get("monitor")):
             metrics[monitor] = score
@@ -146,13 +143,9 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         # the run, but no folders of this machine
         "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
         "metrics": metrics,
-        "class_names": predictor.class_names,
         "image_size": predictor.image_size,
-        **({"reading": reading} if (reading := predictor.reading.facts()) else {}),
-        "mean": classifier.normalize.mean.flatten().tolist(),
-        "std": classifier.normalize.std.flatten().tolist(),
-        "tta": classifier.tta,
-        "temperature": classifier.temperature,
+        "temperature": predictor.classifier.temperature,
+        **{name: facts[name] for name in ("class_names", "reading", "mean", "std", "tta") if name in facts},
         "network": content["network"],
     }
 

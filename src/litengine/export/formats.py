@@ -72,10 +72,9 @@ def run(format: str, path: Path, batches: list[Tensor]) -> Tensor:
 
 def _write_onnx(classifier: Classifier, settings: Settings, path: Path) -> str:
     attention = torch.ops.aten.scaled_dot_product_attention.default
-    with sdpa_kernel(
-        SDPBackend.MATH
-    ):  # torch's exporter knows attention of four dimensions only, as matrix products any
-        traced = _trace(classifier).run_decompositions({attention: torch.export.default_decompositions()[attention]})
+    decomposed = {attention: torch.export.default_decompositions()[attention]}
+    with sdpa_kernel(SDPBackend.MATH):  # torch exports attention of four dimensions only, matrix products of any
+        traced = _trace(classifier).run_decompositions(decomposed)
     program = torch.onnx.export(
         traced,
         input_names=["images"],

@@ -1,6 +1,5 @@
 """The verb `predict`: classes of image files, as a table on the screen and in a file."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from litengine.files import check_can_write, csv_cell, relative, visible, write_whole
+from litengine.files import check_can_write, csv_text, relative, visible, write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -67,12 +66,14 @@ def predict(
 
 
 def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: int) -> Iterator[dict[str, Any]]:
+    """path, prediction, confidence, prediction_2, …, the probability of each class if `top_k` is 0, error; or None."""
     import torch
 
     from litengine.data.sources.decode import decode_batches
     from litengine.data.sources.progress import progress_bar
     from litengine.inference.predictor import Prediction
 
+    names = predictor.class_names
     with (
         progress_bar("Classifying", len(paths)) as advance,
         closing(decode_batches(paths, predictor.image_size, batch_size, predictor.reading)) as batches,
@@ -81,21 +82,17 @@ def _classify(predictor: "Predictor", paths: list[str], top_k: int, batch_size: 
             reasons = dict(enumerate(problems, start=first))
             probabilities = predictor.probabilities(torch.from_numpy(images)).numpy()  # (N, classes)
             for index, numbers in enumerate(probabilities, start=first):
-                best = Prediction(numbers, predictor.class_names).top(top_k or 1)
-                each = zip(predictor.class_names, numbers.tolist(), strict=True) if top_k == 0 else ()
-                yield _row(paths[index], best, list(each), reasons.get(index))
+                row: dict[str, Any] = {}
+                for rank, (name, confidence) in enumerate(Prediction(numbers, names).top(top_k or 1), start=1):
+                    number = f"_{rank}" if rank > 1 else ""
+                    row |= {f"prediction{number}": visible(name), f"confidence{number}": round(confidence, 6)}
+                if top_k == 0:
+                    each = zip(names, numbers.tolist(), strict=True)
+                    row |= {f"probability_{visible(name)}": round(value, 6) for name, value in each}
+                if error := reasons.get(index):
+                    row = dict.fromkeys(row)
+                yield {"path": visible(paths[index]), **row, "error": error and visible(error)}
             advance(len(images))
-
-
-def _row(path: str, best: list[tuple[str, float]], each: list[tuple[str, float]], error: str | None) -> dict[str, Any]:
-    """path, prediction, confidence, prediction_2, …, probabilities of `each` class, error; None if there is none."""
-    row: dict[str, Any] = {"path": visible(path)}
-    for rank, (name, confidence) in enumerate(best, start=1):
-        number = f"_{rank}" if rank > 1 else ""
-        row[f"prediction{number}"] = None if error else visible(name)
-        row[f"confidence{number}"] = None if error else round(confidence, 6)
-    row |= {f"probability_{visible(name)}": None if error else round(value, 6) for name, value in each}
-    return {**row, "error": error and visible(error)}
 
 
 def _show(rows: list[dict[str, Any]], output: str | None) -> None:
@@ -137,16 +134,12 @@ def _table(rows: list[dict[str, Any]]) -> "Table":
     return table
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode()
+def _csv(rows: list[dict[str, Any]]) -> str:
+    return csv_text(list(rows[0]), (row.values() for row in rows))
 
 
-def _json(rows: list[dict[str, Any]]) -> bytes:
-    return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()
+def _json(rows: list[dict[str, Any]]) -> str:
+    return json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
@@ -159,4 +152,4 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     return buffer.getvalue()
 
 
-FORMATS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}
+FORMATS: dict[str, Callable[[list[dict[str, Any]]], str | bytes]] = {".csv": _csv, ".json": _json, ".parquet": _parquet}

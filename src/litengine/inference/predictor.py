@@ -127,12 +127,10 @@ class Predictor:
             FileNotFoundError, ValueError: for anything that is not an image; the message names it.
         """
         if isinstance(images, str | Image.Image) or not hasattr(images, "__iter__") or getattr(images, "ndim", 4) < 4:
-            return self._predict([self.prepare(images)])[0]
+            return self._predict([(images, "the image")])[0]
         named = [(image, f"images[{index}]") for index, image in enumerate(images)]
-        predictions: list[Prediction] = []
-        for first in range(0, len(named), batch_size):
-            predictions += self._predict([self.prepare(*item) for item in named[first : first + batch_size]])
-        return predictions
+        batches = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
+        return [prediction for batch in batches for prediction in self._predict(batch)]
 
     def prepare(self, image: Any, name: str = "the image") -> NDArray[np.uint8]:
         """The pixels that the network sees of one image: uint8 (3, H, W).
@@ -153,9 +151,9 @@ class Predictor:
         except OSError as error:  # Pillow decodes only now
             raise ValueError(f"{name} cannot be decoded: {error}") from error
 
-    def _predict(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
-        probabilities = self.probabilities(torch.from_numpy(np.stack(pixels)))
-        return [Prediction(row, self.class_names) for row in probabilities.numpy()]
+    def _predict(self, named: list[tuple[Any, str]]) -> list[Prediction]:
+        pixels = np.stack([self.prepare(*each) for each in named])
+        return [Prediction(row, self.class_names) for row in self.probabilities(torch.from_numpy(pixels)).numpy()]
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
@@ -213,8 +211,6 @@ def load_several(
     """
     files = [file for path in paths for file in checkpoints_in(Path(path))]
     members = {str(file): load(file, device, trust) for file in files}
-    if not members:
-        raise ValueError("no checkpoint is given: give one or more, such as best.ckpt")
     return Ensemble(members) if len(members) > 1 else next(iter(members.values()))
 
 
@@ -264,8 +260,4 @@ def load(
         raise ValueError(f"{path} does not fit litengine {__version__} (written by {writer}): {reason}") from error
     if classifier.normalize.channels_last:
         classifier.network.to(memory_format=torch.channels_last)
-    return Predictor(classifier, device or _best_device())
-
-
-def _best_device() -> torch.device:
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return Predictor(classifier, device or torch.accelerator.current_accelerator(check_available=True) or "cpu")

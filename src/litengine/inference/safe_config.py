@@ -104,11 +104,11 @@ def read_for_prediction(path: str | os.PathLike[str], trusted: Sequence[str] = (
     """
     content = _read(path, trusted)
     model = content["config"].get("model")
-    if not isinstance(model, Mapping) or "network" not in model:
-        raise ValueError(f"{path} holds no model.network")
-    content["network"] = _Checker(trusted).value("model.network", model["network"], nn.Module)
-    if not is_spec(content["network"]):
-        raise ValueError(f"model.network in the checkpoint is {model['network']!r}: settings are needed")
+    network = model.get("network") if isinstance(model, Mapping) else None
+    if not is_spec(network):
+        shown = textwrap.shorten(repr(network), 80)
+        raise ValueError(f"model.network in the checkpoint is {shown}: settings are needed")
+    content["network"] = _Checker(trusted).value("model.network", network, nn.Module)
     return content
 
 
@@ -298,7 +298,7 @@ class _Checker:
             made = getattr(target, "__annotations__", {}).get("return", nn.Module)
         elif Leaf(nn.Module) in found and _is_model_builder(target):
             made = nn.Module
-        if any(_is_subclass(made, kind) for kind in kinds):
+        if inspect.isclass(made) and {*kinds} & {*inspect.getmro(made)}:
             return target
         types = " or ".join(sorted(kind.__name__ for kind in kinds))
         wanted = f"of type {types}" if types else "a plain value, since no class is expected there"
@@ -377,13 +377,6 @@ def _without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def _within(path: str, places: Iterable[str]) -> bool:
     return any(f"{path}.".startswith(f"{place}.") for place in places)
-
-
-def _is_subclass(found: Any, kind: type) -> bool:
-    try:
-        return inspect.isclass(found) and issubclass(found, kind)
-    except TypeError:  # a protocol
-        return False
 
 
 def _is_private(path: str) -> bool:

@@ -1,7 +1,6 @@
 """Grad-CAM saliency maps."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -16,6 +15,8 @@ STRENGTH = 0.75  # of the colour where the map is 1
 
 def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArray[np.float32]:
     """How much each pixel of one image, uint8 (C, H, W), contributes to its predicted class.
+
+    The classifier is that of a `Predictor`, in evaluation mode.
 
     Grad-CAM (Selvaraju et al. 2017) of the last convolution to run whose output is larger than one pixel. For a network
     without one: the absolute gradient of the logit with respect to each pixel, the largest over the channels (Simonyan
@@ -34,12 +35,23 @@ def saliency(classifier: Classifier, image: NDArray[np.uint8] | Tensor) -> NDArr
             "makes one of any image"
         )
     # the caller may have switched gradients off; a compiled network may run without the hooks
-    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"), _eval(classifier):
+    with torch.inference_mode(False), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
         # floats, so that gradients reach them even with frozen weights
         images = (pixels[None].to(next(classifier.parameters()).device) / 255).requires_grad_()  # (1, C, H, W)
         with torch.no_grad():
             label = int(classifier.infer(images).argmax(1))
-        with _outputs_of_convolutions(classifier.network) as features:
+        features: list[Tensor] = []  # (1, channels, h, w) of each convolution in the order in which they run
+
+        def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if output.shape[2:].numel() == 1:
+                return output
+            features.append(output)
+            return output.clone()  # what comes next may change it in place
+
+        with ExitStack() as hooks:
+            for part in classifier.network.modules():
+                if isinstance(part, nn.Conv2d):
+                    hooks.enter_context(part.register_forward_hook(keep))
             score = classifier(images)[0, label]
         gradients = torch.autograd.grad(score, [*features, images], allow_unused=True)
         for feature, gradient in zip(reversed(features), reversed(gradients[:-1]), strict=True):
@@ -68,34 +80,3 @@ def overlay(image: NDArray[np.uint8] | Tensor, heat: NDArray[np.float32]) -> NDA
     opacity = STRENGTH * heat[:, :, None]
     blended: NDArray[np.uint8] = (pixels * (1 - opacity) + colours * opacity).round().astype(np.uint8)
     return blended
-
-
-@contextmanager
-def _eval(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each part has its own mode again."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
-@contextmanager
-def _outputs_of_convolutions(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Outputs (N, channels, h, w) of the convolutions of the next forward pass, in order, if h * w > 1."""
-    outputs: list[Tensor] = []
-
-    def keep(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        if output.shape[2:].numel() == 1:
-            return output
-        outputs.append(output)
-        return output.clone()  # what comes next may change it in place
-
-    hooks = [part.register_forward_hook(keep) for part in network.modules() if isinstance(part, nn.Conv2d)]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -1,4 +1,4 @@
-"""The numbers of a report, by torchmetrics."""
+"""The numbers of a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import classification
 
 TOP = 5
 GALLERY = 24  # mistakes that are shown: whole rows of 3 on a phone and of 8 on a screen
@@ -32,14 +31,6 @@ class Confusion(NamedTuple):
     label: int
     prediction: int
     images: int
-
-
-class Bin(NamedTuple):
-    """Predictions of similar confidence: their number, mean confidence and accuracy (NaN if there are none)."""
-
-    images: int
-    confidence: float
-    accuracy: float
 
 
 def ranked(probabilities: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,11 +84,11 @@ class Results:
         """Each 0 to 1: `acc`; `acc_top5` if there are more than five classes; `ece`, the expected calibration error
         (the mean distance of confidence and accuracy, over 15 bins of confidence); `f1`, the mean over the classes
         that have images."""
-        right = self.predictions == self.labels
-        metrics = {"acc": right.double().mean()}
+        metrics = {"acc": (self.predictions == self.labels).double().mean()}
         if len(self.class_names) > TOP:
             metrics["acc_top5"] = (self.ranking == self.labels[:, None]).any(1).double().mean()
-        metrics["ece"] = classification.binary_calibration_error(_below_one(self.confidences), right.long(), BINS)
+        images, confidence, accuracy = self.bins
+        metrics["ece"] = (images * (accuracy - confidence).abs()).nansum() / len(self.labels)
         metrics["f1"] = torch.tensor([scores.f1 for scores in self.per_class]).nanmean()
         return {name: float(value) for name, value in metrics.items()}
 
@@ -136,17 +127,13 @@ class Results:
         return wrong[order[:count]].tolist()
 
     @cached_property
-    def bins(self) -> list[Bin]:
-        """The predictions by confidence, in 15 bins of equal width from 0 to 1: those that `ece` is the mean of."""
-        confidences = _below_one(self.confidences)
-        edges = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)
-        places = torch.bucketize(confidences, edges, right=True) - 1
+    def bins(self) -> Tensor:
+        """float64 (3, 15): number, mean confidence and accuracy of the predictions in each of 15 bins of confidence, of
+        equal width from 0 to 1: those that `ece` is the mean of. Of an empty bin the last two are NaN."""
+        confidences = self.confidences.double()
+        between = torch.linspace(0, 1, BINS + 1, dtype=torch.float64)[1:-1]  # the edges of two bins
+        places = torch.bucketize(confidences, between, right=True)
         count = places.bincount(minlength=BINS)
         right = (self.predictions == self.labels).double()
         confidence, accuracy = (places.bincount(values, BINS) / count for values in (confidences, right))
-        return [Bin(*row) for row in zip(count.tolist(), confidence.tolist(), accuracy.tolist(), strict=True)]
-
-
-def _below_one(confidences: Tensor) -> Tensor:
-    # torchmetrics gives a confidence of exactly 1 a bin of its own, beyond the last
-    return confidences.double().clamp(max=1 - 1e-12)
+        return torch.stack([count.double(), confidence, accuracy])

@@ -64,6 +64,7 @@ def render(
         classes=len(results.class_names),
         confused=results.most_confused(MOST_CONFUSED),
         per_class=results.worst_classes(MOST_ROWS),
+        absent=any(scores.support == 0 for scores in results.per_class),
         before=uncalibrated,
         curves=pictures.learning_curves(curves),
         facts=(facts or {}).items(),

@@ -53,10 +53,10 @@ def shortened(name: str, length: int = LABEL) -> str:
 
 def learning_curves(rows: Sequence[dict[str, str]]) -> list[tuple[str, Figure]]:
     """Title and figure of loss, accuracy, each other metric of validation, and learning rate."""
-    found = {str(key)[4:]: str(key)[4:] for row in rows for key in row if str(key).startswith("val/")}
-    titles = {"loss": "Loss", "acc": "Accuracy"}
-    titles = {**titles, **found, **titles, "lr": "Learning rate"}
-    drawn = ((title, learning_curve(rows, metric)) for metric, title in titles.items())
+    found = [str(key)[4:] for row in rows for key in row if str(key).startswith("val/")]
+    titles = {"loss": "Loss", "acc": "Accuracy", "lr": "Learning rate"}
+    metrics = dict.fromkeys(["loss", "acc", *found, "lr"])
+    drawn = ((titles.get(metric, metric), learning_curve(rows, metric)) for metric in metrics)
     return [(title, figure) for title, figure in drawn if figure]
 
 
@@ -100,8 +100,6 @@ def confusion_matrix(results: Results) -> Figure:
     """True classes from top to bottom, predicted ones from left to right: right in blue, wrong in orange, as parts of
     the true class. With names and numbers for up to 20 classes; more than 200 are merged into 200 cells or fewer."""
     counts = results.confusion.numpy()
-    if len(counts) <= MOST_NAMED:
-        return _named_matrix(counts, results.class_names)
     merged = -(-len(counts) // MOST_CELLS)
     padding = -len(counts) % merged
     blocks = np.pad(counts, (0, padding)).reshape((len(counts) + padding) // merged, merged, -1, merged)
@@ -109,30 +107,29 @@ def confusion_matrix(results: Results) -> Figure:
     axes.imshow(_colours(blocks.sum((1, 3))), interpolation="none", extent=(0, len(counts), len(counts), 0))
     axes.set_xlabel("predicted class" + (f", {merged} in a cell" if merged > 1 else ""))
     axes.set_ylabel("true class")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(counts) <= MOST_NAMED:
+        _write_cells(axes, counts, results.class_names)
+    else:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
-def _named_matrix(counts: NDArray[Any], names: Sequence[str]) -> Figure:
-    figure, axes = _figure(WIDTH)
-    axes.imshow(_colours(counts), interpolation="none")
+def _write_cells(axes: Axes, counts: NDArray[Any], names: Sequence[str]) -> None:
+    """The number in each cell, which is one wide and high, and the names of the classes beside them."""
     size = 8 if len(counts) <= 10 else 6.5
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if row == column and count > 0.5 * counts[row].sum() else INK
-            axes.text(column, row, f"{count}", ha="center", va="center", color=colour, fontsize=size)
-    places = np.arange(len(counts))
+            axes.text(column + 0.5, row + 0.5, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+    edges = np.arange(len(counts))
     labels = [shortened(name, 16) for name in names]
-    axes.set_xticks(places, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(places, labels, fontsize=size)
-    axes.set_xticks(places - 0.5, minor=True)
-    axes.set_yticks(places - 0.5, minor=True)
+    axes.set_xticks(edges + 0.5, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(edges + 0.5, labels, fontsize=size)
+    axes.set_xticks(edges, minor=True)
+    axes.set_yticks(edges, minor=True)
     axes.grid(True, which="minor")
     axes.tick_params(which="both", length=0)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    return figure
 
 
 def _colours(counts: NDArray[Any]) -> NDArray[np.uint8]:
@@ -170,7 +167,7 @@ def class_bars(results: Results) -> Figure:
 @_in_style
 def reliability(results: Results) -> Figure:
     """Accuracy of the predictions by their confidence, the distance of the two, and how many there are."""
-    images, confidence, accuracy = np.array(results.bins).T
+    images, confidence, accuracy = results.bins.numpy()
     centres = (np.arange(BINS) + 0.5) / BINS
     figure = Figure((WIDTH, 3.8), layout="constrained")
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
@@ -209,17 +206,15 @@ def image_grid(images: Tensor, titles: Sequence[str], columns: int = 8) -> Figur
     rows = -(-len(pixels) // columns)
     dots, gap, line = 100, 6, 18  # per inch; between two images; for a title
     size = (columns * (width + gap) + gap, rows * (height + line) + gap)
-    canvas = np.full((size[1], size[0], 3), 255, dtype=np.uint8)
     # a tenth of a dot more: matplotlib rounds 414 / 100 * 100 down to 413
     figure = Figure(((size[0] + 0.1) / dots, (size[1] + 0.1) / dots), dpi=dots)
     letters = max(4, width // 6)
     for place, (image, title) in enumerate(zip(pixels, titles, strict=True)):
         row, column = divmod(place, columns)
         left, top = gap + column * (width + gap), line + row * (height + line)
-        canvas[top : top + height, left : left + width] = image.repeat(larger, 0).repeat(larger, 1)
+        figure.figimage(image.repeat(larger, 0).repeat(larger, 1), left, size[1] - top - height)
         x, y = (left + width / 2) / size[0], 1 - (top - 3) / size[1]
         figure.text(x, y, shortened(title, letters), ha="center", va="bottom", fontsize=7)
-    figure.figimage(canvas, zorder=-1)
     return figure
 
 
@@ -247,7 +242,6 @@ def svg(figure: Figure) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :]  # without the XML declaration
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r"font-family: [^;]*; ", "", text)
     tag, rest = text.split(">", 1)

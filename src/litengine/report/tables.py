@@ -1,15 +1,13 @@
 """The tables of a report: on the terminal, and as CSV."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from litengine.files import csv_cell, visible
+from litengine.files import csv_text, visible
 from litengine.report.metrics import Results
 
 ROWS = 20
@@ -49,7 +47,7 @@ def per_class_csv(results: Results) -> str:
         [row.name, *(_number(score, "", 6) for score in (row.precision, row.recall, row.f1)), row.support]
         for row in results.per_class
     )
-    return _csv(["class", "precision", "recall", "f1", "support"], rows)
+    return csv_text(["class", "precision", "recall", "f1", "support"], rows)
 
 
 def predictions_csv(results: Results, images: Sequence[str]) -> str:
@@ -60,15 +58,7 @@ def predictions_csv(results: Results, images: Sequence[str]) -> str:
         [image, names[label], names[prediction], f"{confidence:.6f}"]
         for image, label, prediction, confidence in zip(images, *columns, strict=True)
     )
-    return _csv(["image", "label", "prediction", "confidence"], rows)
-
-
-def _csv(header: list[str], rows: Iterable[list[object]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(map(csv_cell, row) for row in rows)
-    return text.getvalue()
+    return csv_text(["image", "label", "prediction", "confidence"], rows)
 
 
 def _table(texts: list[str], numbers: list[str], title: str | None) -> Table:

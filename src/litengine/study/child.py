@@ -9,12 +9,11 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from typing import IO
 
 from litengine import project
 from litengine.files import relative
-from litengine.study.results import print_text, read_test
+from litengine.study.results import print_text, read_settings, read_test
 from litengine.training.run_directory import read_state, runs_in
 
 LINES = 15  # of a failed run's output that are shown
@@ -54,7 +53,7 @@ class Child:
             return [*project.command(), "fit", *self.fit, *place, f"--test_after_fit={str(self.test).lower()}"]
         if not self.test or read_test(run_dir):
             return None
-        settings = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))
+        settings = read_settings(run_dir)
         trainer = json.dumps({"trainer": settings["trainer"]})  # a checkpoint holds the other settings
         trust = ["--trust", *settings["trust"]] if settings["trust"] else []
         return [*project.command(), "test", "--config", trainer, "--ckpt_path", str(best_checkpoint(run_dir)), *trust]
@@ -69,22 +68,22 @@ class Child:
                 print_text(f"{self.name}: waiting for another process that is still training it")
             self._waits = True
             return None
-        command = self.command()
-        if command:
-            with (self.folder / "output.log").open("ab") as output:
-                output.write(f"$ {shlex.join(command)}\n".encode("utf-8", "surrogateescape"))
-                output.flush()
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={"WANDB_RUN_GROUP": self.folder.parent.name, **environment(), **self.variables},
-                    pass_fds=[lock],
-                    start_new_session=True,  # Ctrl-C reaches the study only, which passes it on once
-                )
-        os.close(lock)
-        return None if command else 0
+        with lock, (self.folder / "output.log").open("ab") as output:
+            command = self.command()
+            if command is None:
+                return 0
+            output.write(f"$ {shlex.join(command)}\n".encode("utf-8", "surrogateescape"))
+            output.flush()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={"WANDB_RUN_GROUP": self.folder.parent.name, **environment(), **self.variables},
+                pass_fds=[lock.fileno()],
+                start_new_session=True,  # Ctrl-C reaches the study only, which passes it on once
+            )
+        return None
 
     def stop(self) -> None:
         """Asks the run to save its state and exit; the second time, to exit at once."""
@@ -106,17 +105,17 @@ def best_checkpoint(run_dir: Path) -> Path:
     return best if best.is_file() else best.with_name("last.ckpt")
 
 
-def take_lock(path: Path) -> int | None:
-    """Locks a file, which is made if needed. Returns its descriptor, or None if another process has the lock. It lasts
-    until the descriptor is closed here and in every process that inherited it, also if they are killed."""
+def take_lock(path: Path) -> IO[str] | None:
+    """Locks a file, which is made if needed. Returns it, or None if another process has the lock. The lock lasts until
+    the file is closed here and in every process that inherited it, also if they are killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    file = path.open("a")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
+        file.close()
         return None
-    return descriptor
+    return file
 
 
 def environment() -> dict[str, str]:

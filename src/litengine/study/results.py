@@ -1,7 +1,6 @@
 """The results of runs: read from their files without torch, also while a run writes them; as a CSV file and a table."""
 
 import csv
-import io
 import json
 import math
 from pathlib import Path
@@ -11,7 +10,8 @@ import rich
 import yaml
 from rich.table import Table
 
-from litengine.files import write_whole
+from litengine.files import csv_text, write_whole
+from litengine.training.run_directory import CONFIG, read_config
 
 Row = dict[str, Any]  # column -> value; a missing value and None give an empty cell
 
@@ -36,13 +36,23 @@ def read_result(run_dir: Path | None) -> Result:
     epochs = read_epochs(run_dir)
     if run_dir is None or not epochs:
         raise ValueError(f"{run_dir} has no metrics of any epoch")
-    checkpoints = yaml.safe_load((run_dir / "config.yaml").read_text("utf-8"))["checkpoints"]
+    checkpoints = read_settings(run_dir)["checkpoints"]
     mode = checkpoints["mode"] or json.loads((run_dir / "state.json").read_bytes()).get("mode")
     sign = 1 if mode == "max" else -1
     scores = [(sign * epoch.get(checkpoints["monitor"], math.nan), index) for index, epoch in enumerate(epochs)]
     # the newer epoch on a tie, as in best.ckpt
     _, best = max((score for score in scores if math.isfinite(score[0])), default=(0, len(epochs) - 1))
     return Result(run_dir, mode, {**epochs[best], **read_test(run_dir)}, best + 1, len(epochs))
+
+
+def read_settings(run_dir: Path) -> Any:
+    """The settings of a run; a ValueError if they are missing or damaged."""
+    try:
+        return read_config(run_dir)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{run_dir / CONFIG} is damaged ({error}): repair it, or remove its folder to train that run again"
+        ) from error
 
 
 def read_epochs(run_dir: Path | None) -> list[dict[str, float]]:
@@ -77,11 +87,7 @@ def print_text(text: str) -> None:
 
 
 def write_csv(path: Path, columns: list[str], rows: list[Row]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, csv_text(columns, ([row.get(column) for column in columns] for row in rows)))
 
 
 def print_table(title: str, headings: dict[str, str], rows: list[Row]) -> None:

@@ -4,20 +4,17 @@ Optuna's own heartbeat and retry are not used: they exist in databases only, and
 number. Here a trial that was stopped or killed keeps its number and directory, and is resumed to the same bits.
 """
 
-import itertools
 import math
-import os
 import warnings
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
+from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DatabaseError
@@ -53,41 +50,25 @@ def search(options: Namespace) -> int | None:
     example = optuna.create_study(sampler=RandomSampler(0)).ask(space.varied)
     settings = resolve([*options.fit, *space.options(example.params)])
     directory = directory_of(options, settings, Path(options.space).stem)
-    directory.mkdir(parents=True, exist_ok=True)
-    with owned(directory), explained(directory / "optuna.db"):
-        found = Search(space, directory, options, settings)
-        stopped_by = found.run(options.workers)
-        trials = found.study.get_trials()
-        finished = best_first(trials, space)
-        if stopped_by is None and finished:
-            best = run_of(directory, finished[0])
-            link(best / "checkpoints" / "best.ckpt", "best.ckpt")
-            if options.test:
-                stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
-        if stopped_by is None:
-            report(directory, space, found.study, trials, options.fit)
-    return stopped_by
-
-
-@contextmanager
-def owned(directory: Path) -> Iterator[None]:
-    """Raises a ValueError if another process works on the search."""
     if (lock := take_lock(directory / "lock")) is None:
         raise ValueError(f"{relative(directory)} is in use by another study: end it, and give one study more --workers")
     try:
-        yield
-    finally:
-        os.close(lock)
-
-
-@contextmanager
-def explained(database: Path) -> Iterator[None]:
-    """Turns the errors of a database into a ValueError that names it and the reason."""
-    try:
-        yield
+        with lock:
+            found = Search(space, directory, options, settings)
+            stopped_by = found.run(options.workers)
+            trials = found.study.get_trials()
+            finished = best_first(trials, space)
+            if stopped_by is None and finished:
+                best = run_of(directory, finished[0])
+                link(best / "checkpoints" / "best.ckpt", "best.ckpt")
+                if options.test:
+                    stopped_by = train([Child(best.parent, options.fit, test=True)], 1, [space.metric, "test/acc"])
+            if stopped_by is None:
+                report(directory, space, found.study, trials, options.fit)
     except (DatabaseError, StorageInternalError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise ValueError(f"the trials in {relative(database)} cannot be used: {reason}") from error
+        raise ValueError(f"the trials in {relative(directory)}/optuna.db cannot be used: {reason}") from error
+    return stopped_by
 
 
 class TrialRun(Child):
@@ -144,17 +125,15 @@ class Search:
         known = self.study.get_trials()
         if done := sum(trial.state.is_finished() for trial in known):
             print_text(f"{done} of {self.wanted} trials are done already")
-        left_behind = [trial for trial in known if trial.state == TrialState.RUNNING]
-        return run_all(itertools.chain(map(self._resumed, left_behind), self._new_runs()), workers, self._ended)
+        return run_all(self._runs(known), workers, self._ended)
 
-    def _resumed(self, known: FrozenTrial) -> TrialRun:
-        """A trial that an earlier study in this directory had not finished when it ended."""
+    def _runs(self, known: list[FrozenTrial]) -> Iterator[TrialRun]:
+        """The trials that an earlier study had not finished when it ended; then new ones, as many as wanted."""
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number)
-        return self._run_of(Trial(self.study, trial_id), {*known.intermediate_values})
-
-    def _new_runs(self) -> Iterator[TrialRun]:
-        """New trials, until there are as many as wanted."""
+        for earlier in known:
+            if earlier.state == TrialState.RUNNING:
+                trial_id = self.storage.get_trial_id_from_study_id_trial_number(study_id, earlier.number)
+                yield self._run_of(Trial(self.study, trial_id), {*earlier.intermediate_values})
         while len(self.study.get_trials(deepcopy=False)) < self.wanted:
             trial = self.study.ask()
             if (folder := self._folder(trial)).exists():
@@ -162,26 +141,33 @@ class Search:
                 raise ValueError(f"{relative(folder)} is not a trial of this search: choose another --name")
             yield self._run_of(trial, set())
 
-    def _sampler(self, number: int) -> BaseSampler:
-        """A sampler seeded by the number of the trial: the same after a restart."""
-        seed = zlib.crc32(f"{self.seed}/{number}".encode())
-        if self.grid:
-            return PartialFixedSampler(self.grid[number], RandomSampler(seed))
-        return TPESampler(seed=seed) if self.space.method == "bayes" else RandomSampler(seed)
-
     def _run_of(self, trial: Trial, reported: set[int]) -> TrialRun:
-        self.study.sampler = self._sampler(trial.number)
+        """The run of a trial. The sampler is seeded by its number: it is the same after a restart."""
+        seed = zlib.crc32(f"{self.seed}/{trial.number}".encode())
+        self.study.sampler = TPESampler(seed=seed) if self.space.method == "bayes" else RandomSampler(seed)
+        if self.grid:
+            self.study.sampler = PartialFixedSampler(self.grid[trial.number], RandomSampler(seed))
         fit = [*self.fit, *self.space.options(self.space.suggest(trial))]
         return TrialRun(self._folder(trial), fit, self.space.metric, trial, reported)
 
-    def _folder(self, trial: Trial | FrozenTrial) -> Path:
+    def _folder(self, trial: Trial) -> Path:
         return self.directory / f"trial-{trial.number}"
 
     def _ended(self, run: TrialRun) -> bool:
         """Tells Optuna how a run ended, unless a signal stopped it."""
-        why = ""  # it failed
+        metric, why = self.space.metric, ""  # it failed
         if run.command() is None:
-            why = self._finished(run)
+            result = read_result(run.run_dir)
+            value = result.metrics.get(metric, math.nan)
+            if math.isfinite(value):
+                run.trial.set_user_attr("run", result.run_dir.name)
+                run.trial.set_user_attr("best_epoch", result.best_epoch)
+                run.trial.set_user_attr("epochs", result.epochs)
+                self.study.tell(run.trial, value)
+                self.failures = 0
+                result.print(run.name, [metric])
+            else:
+                why = f"no epoch has a finite {metric}: there are {', '.join(result.metrics)}"
         elif run.pruned:
             run.trial.set_user_attr("epochs", len(run.reported))
             self.study.tell(run.trial, state=TrialState.PRUNED)
@@ -195,17 +181,3 @@ class Search:
                 raise ValueError(f"{FAILURES} trials in a row failed, the last one: {why}")
             print_text(f"{run.name} failed: {why}")
         return True
-
-    def _finished(self, run: TrialRun) -> str:
-        """Tells Optuna the value of a run that is complete. Returns why that is impossible, else an empty text."""
-        metric, result = self.space.metric, read_result(run.run_dir)
-        value = result.metrics.get(metric, math.nan)
-        if not math.isfinite(value):
-            return f"no epoch has a finite {metric}: there are {', '.join(result.metrics)}"
-        run.trial.set_user_attr("run", result.run_dir.name)
-        run.trial.set_user_attr("best_epoch", result.best_epoch)
-        run.trial.set_user_attr("epochs", result.epochs)
-        self.study.tell(run.trial, value)
-        self.failures = 0
-        result.print(run.name, [metric])
-        return ""

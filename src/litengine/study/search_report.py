@@ -14,30 +14,30 @@ from litengine.study.space import Space
 SHOWN = 15  # trials on the terminal
 ENOUGH = 8  # finished trials for importances
 STATES = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
-FACTS = ("best_epoch", "epochs")  # user attributes of a trial
 
 
 def report(directory: Path, space: Space, study: Study, trials: list[FrozenTrial], fit: list[str]) -> None:
     """Writes `study.csv` and the pictures, prints the best trials and the command that trains with the best settings:
     the options `fit` of all trials and those of the best one."""
     finished = best_first(trials, space)
-    rows = {
-        trial.number: {
+    rows = [
+        {
             "trial": trial.number,
             "state": STATES[trial.state.name],
             space.metric: None if trial.value is None else round(trial.value, 6),
-            **{name: trial.user_attrs.get(name) for name in FACTS},
+            **trial.user_attrs,
             **trial.params,
         }
         for trial in trials
-    }
-    columns = ["trial", "state", space.metric, *FACTS, *space.varied]
-    write_csv(directory / "study.csv", columns, [*rows.values()])
+    ]
+    columns = ["trial", "state", space.metric, "best_epoch", "epochs", *space.varied]
+    write_csv(directory / "study.csv", columns, rows)
     ends = [key.rpartition(".")[2] for key in columns]
     headings = {key: end if ends.count(end) == 1 else key for key, end in zip(columns, ends, strict=True)}
-    shown = [*({trial.number: rows[trial.number] for trial in finished} | rows).values()][:SHOWN]
+    first = dict.fromkeys(trial.number for trial in [*finished, *trials])
+    shown = [rows[number] for number in first][:SHOWN]
     print_table(f"{directory.name}, {len(shown)} of {len(rows)} trials", headings, shown)
-    states = [row["state"] for row in rows.values()]
+    states = [row["state"] for row in rows]
     print_text(", ".join(f"{states.count(state)} {state}" for state in STATES.values() if state in states))
     if not finished:
         print_text("no trial was finished: there is no best one")

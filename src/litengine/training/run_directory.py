@@ -82,7 +82,7 @@ def read_config(directory: Path) -> Any:
     """
     text, _, checksum = (directory / CONFIG).read_text("utf-8").partition(CHECKSUM)
     if checksum and checksum.strip() != sha256(text.encode()).hexdigest():
-        raise ValueError("its checksum differs; if you edited it, delete its last line")
+        raise ValueError(f"the checksum of {CONFIG} differs; if you edited it, delete its last line")
     return yaml.safe_load(text)
 
 

@@ -459,7 +459,6 @@ def test_weights_that_share_memory_and_states_that_are_no_tensors(strange: Calla
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"format": "pickle"}, r"format is 'pickle': onnx, torch, safetensors are there"),
         ({"output": "a.pt2"}, r"output is a.pt2: the name must end .*\(onnx \.onnx, torch \.pt2, "),
         ({"output": "no/a.onnx"}, r"cannot write no/a.onnx: there is no folder no"),
         ({"tolerance": -1.0}, r"tolerance is -1.0"),

@@ -124,6 +124,7 @@ def test_any_number_of_classes_makes_a_page_of_modest_size(classes):
     assert parsed.open == [] and len(html) < 900_000
     assert len(parsed.all("tr")) == 1 + min(10, len(ours.most_confused(10))) + 1 + min(classes, 200)
     assert ("the others are in per_class.csv" in html) == (classes > 200)
+    assert ("Classes without test images have no scores" in html) == (classes > 2)
     assert len(parsed.all("svg")) == 3 and ("Top-5 accuracy" in parsed.words) == (classes > 5)
     for image in parsed.all("img"):  # large ones become small JPEGs
         shown = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))

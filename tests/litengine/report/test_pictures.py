@@ -76,12 +76,11 @@ def test_the_bars_are_the_lowest_f1_first():
 def test_the_reliability_diagram_is_that_of_the_bins():
     ours = results(10)
     upper, lower = pictures.reliability(ours).axes
-    accuracy = [bar.get_height() for bar in upper.patches[:15]]
-    np.testing.assert_allclose(accuracy, [b.accuracy for b in ours.bins])
+    images, confidence, accuracy = ours.bins.tolist()
+    np.testing.assert_allclose([bar.get_height() for bar in upper.patches[:15]], accuracy)
     ends = [(gap.get_y(), gap.get_y() + gap.get_height()) for gap in upper.patches[15:]]
-    expected = [sorted((b.accuracy, b.confidence)) for b in ours.bins]
-    np.testing.assert_allclose(ends, expected)
-    assert [bar.get_height() * 600 for bar in lower.patches] == pytest.approx([b.images for b in ours.bins])
+    np.testing.assert_allclose(ends, [sorted(both) for both in zip(accuracy, confidence, strict=True)])
+    assert [bar.get_height() * 600 for bar in lower.patches] == pytest.approx(images)
 
 
 def test_learning_curves_are_the_rows_over_the_epochs():

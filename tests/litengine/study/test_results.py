@@ -1,9 +1,9 @@
 import json
 
 import pytest
-import yaml
 
 from litengine.study.results import read_epochs, read_result
+from litengine.training.run_directory import write_config
 
 ROWS = """epoch,step,train/loss_step,val/loss,val/acc,train/loss
 0,4,2.1,,,
@@ -18,18 +18,14 @@ ROWS = """epoch,step,train/loss_step,val/loss,val/acc,train/loss
 def run_dir(tmp_path):
     (tmp_path / "metrics.csv").write_text(ROWS)
     (tmp_path / "state.json").write_text(json.dumps({"mode": "max"}))
-    write_config(tmp_path)
+    write_config(tmp_path, {"checkpoints": {"monitor": "val/acc", "mode": None}})
     return tmp_path
-
-
-def write_config(directory, monitor="val/acc", mode=None):
-    (directory / "config.yaml").write_text(yaml.safe_dump({"checkpoints": {"monitor": monitor, "mode": mode}}))
 
 
 def test_the_best_epoch_is_that_of_best_ckpt_the_newer_on_a_tie(run_dir):
     result = read_result(run_dir)
     assert (result.metrics["val/acc"], result.best_epoch, result.epochs, result.mode) == (0.8, 3, 4, "max")
-    write_config(run_dir, "val/loss", "min")
+    write_config(run_dir, {"checkpoints": {"monitor": "val/loss", "mode": "min"}})
     expected = {"epoch": 1, "step": 19, "val/loss": 1.2, "val/acc": 0.8, "train/loss": 1.1}
     assert read_result(run_dir).metrics == expected
 
@@ -60,6 +56,14 @@ def test_a_test_is_included_and_a_run_without_metrics_is_named(run_dir):
     assert read_result(run_dir).metrics["test/acc"] == 0.75
     (run_dir / "metrics.csv").unlink()
     with pytest.raises(ValueError, match=f"{run_dir.name} has no metrics of any epoch"):
+        read_result(run_dir)
+
+
+def test_a_damaged_config_is_named(run_dir):
+    write_config(run_dir, {"checkpoints": {"monitor": "val/acc", "mode": "max"}})
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("mode: max", "mode: min"))
+    with pytest.raises(ValueError, match=r"config\.yaml is damaged \(the checksum of .* differs.*\): repair it"):
         read_result(run_dir)
 
 
