@@ -9,8 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from project_for_tests import ImageData
 
-from litengine.data import Arrays, Source
-from litengine.data.sources import Split
+from litengine.data import Arrays, Source, Split
 
 
 class FakeSource(Source):

@@ -3,7 +3,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from litengine.data.sources import Digits
+from litengine.data import Digits
 
 
 def test_both_splits_hold_every_digit_once_and_in_proportion():

@@ -13,7 +13,8 @@ from PIL import Image
 from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
-from litengine.data.sources import CSV, ImageFolder, Stream, decode, folder
+from litengine.data import CSV, ImageFolder, Stream
+from litengine.data.sources import decode, folder
 from litengine.data.sources.pixels import sides
 from litengine.data.sources.stream_writer import write_stream
 from litengine.inference.predictor import Classifier, Predictor
