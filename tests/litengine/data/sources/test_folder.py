@@ -216,7 +216,7 @@ def test_damaged_files_are_left_out_and_counted(root, caplog):
         source_of(root).prepare()
 
 
-def test_what_is_passed_over_and_twins_are_counted(root, caplog):
+def test_what_is_skipped_and_twins_are_counted(root, caplog):
     splits = root.parent / "splits"
     shutil.copytree(root, splits / "train")
     shutil.copytree(root / "dog", splits / "test" / "dog")  # 20 twins
