@@ -127,6 +127,10 @@ def _of_arguments(described: type, definitions: dict[str, Schema], skip: int = 0
             value["default"] = parameter.default
         properties[parameter.name] = value
     open_ended = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+    if open_ended and described.__base__ and described.__module__.startswith("litengine."):
+        # its **kwargs are those of the base class
+        inherited = _of_arguments(described.__base__, definitions)
+        return {**inherited, "properties": {**properties, **inherited["properties"], **properties}}
     return _object(properties, additionalProperties=True) if open_ended else _object(properties)
 
 

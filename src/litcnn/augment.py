@@ -15,7 +15,7 @@ class RandomFlip(Augment):
     """Mirrors about half of the images left to right."""
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        return _mirror(images, draw.integers(0, 1).bool())
+        return _mirror(images, draw.to_device(draw.array(0, 1) == 1))
 
 
 class AlternatingFlip(Augment):

@@ -39,21 +39,20 @@ class Normalize(nn.Module):
         if self.channels_last:
             # It is faster to reorder bytes than floats, and to subtract from whole rows than from single pixels.
             pixels = torch.stack(images.unbind(1), -1)  # (N, C, H, W) -> (N, H, W, C)
-            result = pixels.flatten(2).to(torch.float32).sub_(mean).div_(std)  # (N, H, W * C)
-            result = result.view(pixels.shape).permute(0, 3, 1, 2)
+            result = pixels.to(torch.float32).sub_(mean).div_(std).permute(0, 3, 1, 2)
         else:
             # an image that was decoded alone lies channels last in memory, which .view in a network refuses
             result = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format).sub_(mean).div_(std)
         return result.to(torch.get_default_dtype())
 
     def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and std in the units of these images: (C, 1, 1), or for channels_last of a row of pixels, (W * C,)."""
-        channels, _, width = images.shape[-3:]
+        """Mean and std in the units of these images: (C, 1, 1), or for channels_last of a row of pixels, (W, C)."""
+        width = images.shape[-1]
         key = (images.device, images.dtype, width, self.channels_last)
         if self._made is None or self._made[0] != key:
             scale = 255.0 if images.dtype == torch.uint8 else 1.0
             mean, std = ((value * scale).to(images.device) for value in (self.mean, self.std))
             if self.channels_last:
-                mean, std = (value.flatten().expand(width, channels).flatten() for value in (mean, std))
+                mean, std = (value.flatten().repeat(width, 1) for value in (mean, std))
             self._made = (key, mean, std)
         return self._made[1:]

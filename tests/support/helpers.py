@@ -10,8 +10,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from project_for_tests import ImageData
 from torch import nn
 
-from litengine.data import Arrays, Source
-from litengine.data.sources import Split
+from litengine.data import Arrays, Source, Split
 
 
 class FakeSource(Source):

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -27,9 +28,13 @@ class Draw:
     indices: np.ndarray  # int64 (n,): the position in the dataset of each of these
     device: torch.device  # of the images
 
-    def __post_init__(self) -> None:
-        self._generator = np.random.default_rng((BATCH, self.seed, self.epoch, self.batch))
-        self._streams = np.random.SeedSequence((IMAGE, self.seed))
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        return np.random.default_rng((BATCH, self.seed, self.epoch, self.batch))
+
+    @cached_property
+    def _streams(self) -> np.random.SeedSequence:
+        return np.random.SeedSequence((IMAGE, self.seed))
 
     def integers(self, low: int, high: int) -> Tensor:
         """int64 (n,), uniform in low..high, both included; new numbers at each call."""

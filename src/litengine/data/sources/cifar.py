@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100: 60,000 photographs of 32x32 pixels, downloaded once."""
 
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,6 @@ class CIFAR10(Source):
     def __init__(self, root: str = "data", url: str | None = None) -> None:
         self.root = Path(root).expanduser()
         self.url = url
-        self._names_read: list[str] = []  # of CIFAR-100
 
     @property
     def class_names(self) -> list[str]:
@@ -109,7 +109,6 @@ class CIFAR100(CIFAR10):
 
     torchvision_class = "CIFAR100"
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
-        self._names_read = self._names_read or list(self._read(train=False).classes)
-        return list(self._names_read)
+        return list(self._read(train=False).classes)

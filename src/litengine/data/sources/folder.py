@@ -185,8 +185,8 @@ class ImageFolder(Source):
         if missing:
             raise ValueError(f"No {missing[0]} in {self.origin} can be decoded: repair or remove it.")
         notes = {"damaged files are skipped": len(damaged), **_duplicates(rows)}
-        if tree.passed_over:
-            notes[f"entries are not images and are skipped, such as {tree.passed_over[0]}"] = len(tree.passed_over)
+        if tree.skipped:
+            notes[f"entries are not images and are skipped, such as {tree.skipped[0]}"] = len(tree.skipped)
         index = {"format": FORMAT, "class_names": tree.class_names, "splits": list(splits), "damaged": damaged}
         notes = {words: count for words, count in notes.items() if count}
         (directory / "index.json").write_text(json.dumps({**index, "notes": notes}))

@@ -5,14 +5,13 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 
 from .base import Arrays, Split
 from .folder import ImageFolder
-from .pixels import Fit, Interpolation, Size
 from .tree import SPLITS, Item, Tree
 
 LISTED = 5  # problems in a message
@@ -41,26 +40,15 @@ class CSV(ImageFolder):
     Args:
         table: the CSV file, UTF-8, with a header.
         root: the folder that paths in the table are relative to; by default that of the table.
-        image_size, skip_damaged, cache_dir, grey_max, fit, interpolation: see `ImageFolder`.
-        test_fraction: the part that becomes the test split if the table has no column `split`; 0 for none, 1 for all.
+        **settings: the other arguments of `ImageFolder`. `test_fraction` is the part that becomes the test split if the
+            table has no column `split`.
     """
 
     file_arguments: ClassVar[tuple[str, ...]] = ("table", *ImageFolder.file_arguments)
 
-    def __init__(
-        self,
-        table: str,
-        root: str | None = None,
-        image_size: Size = 32,
-        test_fraction: float = 0.1,
-        skip_damaged: bool = False,
-        cache_dir: str = "data/cache",
-        grey_max: float | None = None,
-        fit: Fit = "crop",
-        interpolation: Interpolation = "bilinear",
-    ) -> None:
-        origin, settings = Path(table).expanduser(), (image_size, test_fraction, skip_damaged, cache_dir)
-        super().__init__(root or str(origin.parent), *settings, grey_max, fit, interpolation)
+    def __init__(self, table: str, root: str | None = None, **settings: Any) -> None:
+        origin = Path(table).expanduser()
+        super().__init__(root or str(origin.parent), **settings)
         self.origin = origin
         self._groups: dict[str, str] = {}  # by path
 

@@ -51,7 +51,7 @@ class Tree(NamedTuple):
     splits: dict[str, list[Item]]  # of each split, sorted by class and path; all in "train" if the root has none
     has_splits: bool
     bad: list[str]  # what cannot be an image of a class, with the reason
-    passed_over: list[str]  # paths of leftovers of systems, and of files outside class folders that are not images
+    skipped: list[str]  # paths of leftovers of systems, and of files outside class folders that are not images
 
 
 def is_endless(folder: str) -> bool:
@@ -152,7 +152,7 @@ def scan(root: Path, cache: Path | None = None) -> Tree:
 
     labels = {name: label for label, name in enumerate(class_names)}
     items: dict[str, list[Item]] = {split: [] for split in above_classes}
-    bad, passed_over = [], []
+    bad, skipped = [], []
     for path, kind, about in entries:
         parts = path.split("/")
         if kind == "bad":
@@ -162,10 +162,10 @@ def scan(root: Path, cache: Path | None = None) -> Tree:
         elif kind == "file" and is_image(str(root / path)):
             bad.append(f"{path}: is in no class folder")
         elif kind != "folder":
-            passed_over.append(path)
+            skipped.append(path)
     for found_items in items.values():
         found_items.sort(key=lambda item: (item.label, item.path))
-    return Tree(class_names, items, has_splits, sorted(bad), passed_over)
+    return Tree(class_names, items, has_splits, sorted(bad), skipped)
 
 
 def _entries(root: Path, cache: Path | None) -> Iterator[Entry]:

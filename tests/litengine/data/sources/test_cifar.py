@@ -14,7 +14,8 @@ import torch
 import torchvision
 from torchvision.datasets import utils
 
-from litengine.data.sources import CIFAR10, CIFAR100, download
+from litengine.data import CIFAR10, CIFAR100
+from litengine.data.sources import download
 
 RNG = np.random.default_rng(0)
 

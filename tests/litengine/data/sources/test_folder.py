@@ -13,7 +13,8 @@ from PIL import Image
 from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
-from litengine.data.sources import CSV, ImageFolder, Stream, decode, folder
+from litengine.data import CSV, ImageFolder, Stream
+from litengine.data.sources import decode, folder
 from litengine.data.sources.pixels import sides
 from litengine.data.sources.stream_writer import write_stream
 from litengine.inference.predictor import Classifier, Predictor
@@ -216,7 +217,7 @@ def test_damaged_files_are_left_out_and_counted(root, caplog):
         source_of(root).prepare()
 
 
-def test_what_is_passed_over_and_twins_are_counted(root, caplog):
+def test_what_is_skipped_and_twins_are_counted(root, caplog):
     splits = root.parent / "splits"
     shutil.copytree(root, splits / "train")
     shutil.copytree(root / "dog", splits / "test" / "dog")  # 20 twins

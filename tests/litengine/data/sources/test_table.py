@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from project_for_tests import ImageData
 
-from litengine.data.sources import CSV
+from litengine.data import CSV
 
 RNG = np.random.default_rng(0)
 

@@ -6,7 +6,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from litengine.data.sources import Source, TorchDataset
+from litengine.data import Source, TorchDataset
 
 
 class Listed(Dataset):

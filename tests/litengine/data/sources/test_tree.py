@@ -22,13 +22,13 @@ def splits(tree):
 LEFTOVERS = [".git", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "#recycle", ".Trash-1000", "System Volume Information"]
 
 
-def test_leftovers_of_systems_are_passed_over_and_listed(place):
+def test_leftovers_of_systems_are_skipped_and_listed(place):
     plant(place, *(f"train/{name}/cat/1.png" for name in LEFTOVERS), "@eaDir/train/1.png")
     files = ["train/a/Thumbs.db", "train/a/.DS_Store", "train/b/desktop.ini", "train/b/._1.png"]
     plant(place, "train/a/1.png", "train/b/1.png", *files)
     tree = scan(place)
     assert tree.class_names == ["a", "b"] and splits(tree)["train"] == [("train/a/1.png", 0), ("train/b/1.png", 1)]
-    assert sorted(tree.passed_over) == sorted([*(f"train/{name}" for name in LEFTOVERS), "@eaDir", *files])
+    assert sorted(tree.skipped) == sorted([*(f"train/{name}" for name in LEFTOVERS), "@eaDir", *files])
 
 
 def test_the_cache_below_the_root_is_left_out(place):
@@ -44,7 +44,7 @@ def test_images_outside_class_folders_are_bad(place):
     Image.new("RGB", (2, 2)).save(place / "untitled", "PNG")
     tree = scan(place)
     assert tree.bad == [f"{path}: is in no class folder" for path in ("stray.jpg", "train/stray.png", "untitled")]
-    assert tree.passed_over == ["notes.txt"]
+    assert tree.skipped == ["notes.txt"]
 
 
 def test_the_layouts(place):
@@ -52,7 +52,7 @@ def test_the_layouts(place):
     plant(place / "elsewhere", "x.tif")
     (place / "flat/a").symlink_to(place / "elsewhere")
     flat = scan(place / "flat")
-    assert (flat.class_names, flat.has_splits, flat.bad, flat.passed_over) == (["a", "b"], False, [], ["readme.md"])
+    assert (flat.class_names, flat.has_splits, flat.bad, flat.skipped) == (["a", "b"], False, [], ["readme.md"])
     assert splits(flat) == {"train": [("a/x.tif", 0), ("b/10.jpeg", 1), ("b/2.JPG", 1), ("b/deep/er/1", 1)]}
     plant(place / "split", "train/b/1.png", "train/a/1.png", "test/b/1.gif")
     split = scan(place / "split")
