@@ -1,13 +1,10 @@
 """Loss, accuracy and metrics of a split, summed on the device."""
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
-from torchmetrics.utilities import dim_zero_cat
 
 from litengine.distributed import reduced
 
@@ -41,15 +38,12 @@ class Tally:
         self._loss, self._correct, _ = sums.to(self.device).clone()
         self._hits: list[Tensor] = []  # not in `_correct` yet: one operation less for each batch
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Adds a batch: the mean of its losses, logits (N, classes), labels int64 (N,).
-
-        Returns: bool (N,), whether a prediction is correct.
-        """
-        hits = logits.argmax(1) == labels
-        self._loss.add_(loss, alpha=len(hits))
-        self._hits.append(hits)
-        self._images += len(hits)
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: the mean of its losses, logits (N, classes), labels int64 (N,)."""
+        images = len(labels)
+        self._loss.add_(loss, alpha=images)
+        self._hits.append(logits.argmax(1) == labels)
+        self._images += images
         if len(self._hits) >= 1000:
             self._settle()
         if self.metrics:
@@ -57,7 +51,6 @@ class Tally:
             self._present.index_fill_(0, labels, 1)
             for collection in self.metrics:
                 collection.update(probabilities, labels)
-        return hits
 
     def sums(self) -> Tensor:
         """(3,): loss, correct predictions and images, over all processes."""
@@ -88,7 +81,11 @@ class Tally:
         return values
 
     def higher_is_better(self, name: str) -> bool | None:
-        """Whether more of a metric in `values` is better; None if it is unknown."""
+        """Whether more of a logged metric is better; None if it is unknown."""
+        if "loss" in name.rpartition("/")[2]:
+            return False
+        if name == "train/acc":
+            return True
         for collection in self.metrics:
             for key, metric in collection.items():
                 if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
@@ -99,27 +96,3 @@ class Tally:
         if self._hits:
             self._correct += torch.cat(self._hits).sum()
             self._hits.clear()
-
-
-class _OverClassesWithImages:
-    """The mean over the classes that have images, of a metric with a value for each class; mixed into that metric.
-
-    torchmetrics counts the recall and the AUROC of a class without images as 0.
-    """
-
-    def compute(self) -> Any:
-        values, own = super().compute(), cast("Any", self)  # type: ignore[misc]
-        present: Any = dim_zero_cat(own.target) if hasattr(own, "target") else torch.nonzero(own.tp + own.fn)
-        return values[present.unique()].mean()
-
-
-class MeanRecall(_OverClassesWithImages, MulticlassAccuracy):
-    """The mean recall of the classes that have images."""
-
-
-class MeanF1(_OverClassesWithImages, MulticlassF1Score):
-    """The mean F1 of the classes that have images."""
-
-
-class MeanAUROC(_OverClassesWithImages, MulticlassAUROC):
-    """The mean area under the ROC curve of each class that has images against the others."""

@@ -16,8 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from litengine import __version__, project
 from litengine.files import relative, write_whole
 from litengine.report import Results, ranked, tables
-from litengine.terminal import print_line
-from litengine.training.console import shortened
+from litengine.terminal import listed, print_line
 from litengine.training.pictures import metrics_of, not_fatal
 
 SHOWN_FIRST = ("test/acc", "test/acc_top5", "test/loss", "test/ece", "test/f1")  # then others as they were logged
@@ -98,9 +97,7 @@ class WriteReport(Callback):
             "command": shlex.join(self.command),
             "checkpoint": relative(Path(trainer.ckpt_path).resolve()) if trainer.ckpt_path else "",
             "data": f"{type(data.source).__name__}, {len(results.labels):,} test images",
-            "classes without images": ", ".join(
-                shortened([scores.name for scores in results.per_class if not scores.support])
-            ),
+            "classes without images": listed([scores.name for scores in results.per_class if not scores.support]),
             "tested": f"{datetime.now():%Y-%m-%d %H:%M}",
             "version": f"{project.package()} {project.version()} litengine {__version__}".strip(),
         }
