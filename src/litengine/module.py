@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import inf, log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -222,12 +222,10 @@ class ClassifierModule(LightningModule):
             self._compile = False  # `setup` runs again for a test after a fit
         metrics = self.configure_metrics()
         self.metrics["val"], self.metrics["test"] = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        of_classes = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
-        self.metrics["test_classes"] = MetricCollection({"acc": of_classes}, prefix="test/")
         device = self.trainer.strategy.root_device
-        for split, keys in {"train": (), "val": ("val",), "test": ("test", "test_classes")}.items():
-            collections: list[Any] = [self.metrics[key] for key in keys]
-            self._tallies[split] = Tally(split, device, collections, self.class_names)
+        self._tallies["train"] = Tally("train", device)
+        for split, of_split in self.metrics.items():
+            self._tallies[split] = Tally(split, device, cast("MetricCollection", of_split), self.class_names)
 
     def on_fit_start(self) -> None:
         if self._loaded:

@@ -14,7 +14,7 @@ class Tally:
 
     Args:
         split: of the names in `values`, such as `val/loss`.
-        metrics: collections of metrics of probabilities (N, classes) and labels (N,), with the split as prefix.
+        metrics: of probabilities (N, classes) and labels (N,), with the split as prefix.
         class_names: of the labels.
     """
 
@@ -22,7 +22,7 @@ class Tally:
         self,
         split: str,
         device: torch.device,
-        metrics: Sequence[MetricCollection] = (),
+        metrics: MetricCollection | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         self.split = split
@@ -46,11 +46,9 @@ class Tally:
         self._images += images
         if len(self._hits) >= 1000:
             self._settle()
-        if self.metrics:
-            probabilities = logits.float().softmax(1)
+        if self.metrics is not None:
             self._present.index_fill_(0, labels, 1)
-            for collection in self.metrics:
-                collection.update(probabilities, labels)
+            self.metrics.update(logits.float().softmax(1), labels)
 
     def sums(self) -> Tensor:
         """(3,): loss, correct predictions and images, over all processes."""
@@ -66,18 +64,17 @@ class Tally:
         loss, correct, images = self.sums()
         self.set(torch.zeros(3))
         values = {f"{self.split}/loss": loss / images}
-        if not self.metrics:
-            values[f"{self.split}/acc"] = correct / images
-        present = reduced(self._present, "max").tolist() if self.metrics else []
+        if self.metrics is None:
+            return {**values, f"{self.split}/acc": correct / images}
+        present = reduced(self._present, "max").tolist()
+        for name, value in self.metrics.compute().items():
+            if value.ndim:
+                rows = zip(self.class_names, value, present, strict=True)
+                values |= {f"{name}/{label}": each for label, each, there in rows if there}
+            else:
+                values[name] = value
         self._present.zero_()
-        for collection in self.metrics:
-            for name, value in collection.compute().items():
-                if value.ndim:
-                    rows = zip(self.class_names, value, present, strict=True)
-                    values |= {f"{name}/{label}": each for label, each, there in rows if there}
-                else:
-                    values[name] = value
-            collection.reset()
+        self.metrics.reset()
         return values
 
     def higher_is_better(self, name: str) -> bool | None:
@@ -86,10 +83,9 @@ class Tally:
             return False
         if name == "train/acc":
             return True
-        for collection in self.metrics:
-            for key, metric in collection.items():
-                if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
-                    return metric.higher_is_better
+        for key, metric in self.metrics.items() if self.metrics is not None else ():
+            if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
+                return metric.higher_is_better
         return None
 
     def _settle(self) -> None:

@@ -15,7 +15,7 @@ def test_means_over_classes_leave_out_those_without_images():
     assert (logits.argmax(1) == 3).sum() > 9  # but predicted
     means = {"recall": MeanRecall, "f1": MeanF1, "auroc": MeanAUROC}
     metrics = MetricCollection({name: mean(4, average="none") for name, mean in means.items()})
-    tally = Tally("val", CPU, [metrics], "abcd")
+    tally = Tally("val", CPU, metrics, "abcd")
     for first in (0, 25):
         tally.add(torch.tensor(0.0), logits[first : first + 25 + first], labels[first : first + 25 + first])
     values = tally.values()

@@ -33,7 +33,7 @@ def test_sums_are_those_of_all_batches_whatever_their_sizes(batches):
 
 def test_a_metric_with_a_value_for_each_class_has_a_name_for_each():
     recall = MetricCollection({"acc": MulticlassAccuracy(3, average="none")}, prefix="val/")
-    tally = Tally("val", CPU, [recall], ["cat", "dog", "eel"])
+    tally = Tally("val", CPU, recall, ["cat", "dog", "eel"])
     for _ in range(2):  # it starts again from zero
         tally.add(torch.tensor(2.0), torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 0, 0]))
         values = {name: float(value) for name, value in tally.values().items()}
