@@ -11,10 +11,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from litengine.metrics import MeanAUROC, MeanF1, MeanRecall
 from litengine.module import ClassifierModule
 from litengine.network_check import check_loss
 from litengine.optim import check_settings, decay_rates, parameter_groups
-from litengine.tally import MeanAUROC, MeanF1, MeanRecall
 from litengine.views import TTA
 
 Name = Literal["acc", "acc_top5", "balanced_acc", "f1", "auroc"]

@@ -208,6 +208,12 @@ class ClassificationData(LightningDataModule):
             prefetch=BATCHES_AHEAD if gathered_on_host and all(each.thread_safe for each in augment) else 0,
         )
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batches of `loader` are on the device: Lightning takes longer to find that out."""
+        if type(batch) is tuple and all(isinstance(each, Tensor) and each.device == device for each in batch):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _needed(self, name: Split) -> Subset:
         subset = self.subset(name)
         assert subset is not None, name

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import inf, log
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,7 +22,9 @@ from litengine.optim import Frozen, Plateau, check_length, epochs_of_fit, make_s
 from litengine.tally import Tally
 from litengine.terminal import print_line
 from litengine.training.checkpoint_files import check_same_network
+from litengine.training.checkpoints import wrong_direction
 from litengine.training.cuda_graph import CudaGraph
+from litengine.training.hooks import shorten_steps
 from litengine.training.initial_weights import load_initial_weights
 from litengine.views import TTA, average
 
@@ -84,8 +86,7 @@ class ClassifierModule(LightningModule):
         self.image_shape: tuple[int, ...] = ()
         self.class_counts: list[int] = []  # training images of each class; known in a fit
         self.metrics = nn.ModuleDict()
-        # of the last backward, without the loss scale
-        self.backward_loss = self.gradient_norm = torch.zeros(())
+        self.backward_loss = self.gradient_norm = torch.zeros(())  # of the last backward, without the loss scale
         self._compile = compile
         self._cuda_graph = cuda_graph and not compile
         self._graph: CudaGraph | None = None
@@ -95,6 +96,13 @@ class ClassifierModule(LightningModule):
         self._rate = 0.0
         self._plateau: Plateau | None = None
         self._loaded: dict[str, Any] = {}  # of the schedules in a checkpoint
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of each hook, 44 times a step: torch looks each time whether it is a parameter
+        if name in self.__dict__ and not isinstance(value, (Tensor, nn.Module)):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # What a project overrides or calls
 
@@ -129,10 +137,6 @@ class ClassifierModule(LightningModule):
 
     def higher_is_better(self, name: str) -> bool | None:
         """Whether more of a logged metric, such as `val/acc`, is better; None if it is unknown."""
-        if "loss" in name.rpartition("/")[2]:
-            return False
-        if name == "train/acc":
-            return True
         return self._tallies["val"].higher_is_better(name) if self._tallies else None
 
     def count(self, split: Split, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -181,9 +185,8 @@ class ClassifierModule(LightningModule):
         # This class steps it: Lightning does not step it in the epoch in which a run is resumed.
         validates = trainer.limit_val_batches != 0 and data.subset("val") is not None
         self._plateau = Plateau(schedule, validates)
-        if (more := self.higher_is_better(self._plateau.monitor)) not in (None, schedule.mode == "max"):
-            mode = "max" if more else "min"
-            raise ValueError(f"ReduceLROnPlateau watches {self._plateau.monitor} with mode {schedule.mode}: set {mode}")
+        if wrong := wrong_direction(self, "ReduceLROnPlateau", self._plateau.monitor, schedule.mode):
+            raise ValueError(wrong)
         if self._loaded.get("plateau"):
             schedule.load_state_dict(self._loaded["plateau"])
         if not validates:
@@ -219,28 +222,25 @@ class ClassifierModule(LightningModule):
             self._compile = False  # `setup` runs again for a test after a fit
         metrics = self.configure_metrics()
         self.metrics["val"], self.metrics["test"] = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
-        of_classes = MulticlassAccuracy(len(self.class_names), average="none", validate_args=False)
-        self.metrics["test_classes"] = MetricCollection({"acc": of_classes}, prefix="test/")
         device = self.trainer.strategy.root_device
-        for split, keys in {"train": (), "val": ("val",), "test": ("test", "test_classes")}.items():
-            collections: list[Any] = [self.metrics[key] for key in keys]
-            self._tallies[split] = Tally(split, device, collections, self.class_names)
+        self._tallies["train"] = Tally("train", device)
+        for split, of_split in self.metrics.items():
+            self._tallies[split] = Tally(split, device, cast("MetricCollection", of_split), self.class_names)
 
     def on_fit_start(self) -> None:
         if self._loaded:
             return
         if self.init_from:
-            loaded = load_initial_weights(self.network, self.init_from, self.class_names)
-            print_line(f"{self.init_from}: {loaded}")
-        elif hasattr(self.network, "initialize"):
+            print_line(f"{self.init_from}: {load_initial_weights(self.network, self.init_from, self.class_names)}")
+        elif initialize := getattr(self.network, "initialize", None):
             data: ClassificationData = self.trainer.datamodule  # type: ignore[attr-defined]
-            initialize: Any = self.network.initialize
             initialize(self.normalize(data.first_images(INITIAL_IMAGES, self.device)))
 
     def on_train_start(self) -> None:
-        self._begin_epoch()  # Lightning does not call on_train_epoch_start for the epoch in which a run is resumed
+        ClassifierModule.on_train_epoch_start(self)  # not called by Lightning in the epoch in which a run is resumed
         for optimizer in self.trainer.optimizers:
             optimizer_step.match_layouts(optimizer)
+        shorten_steps(self.trainer)
 
     # Every step
 
@@ -250,16 +250,17 @@ class ClassifierModule(LightningModule):
         # The rate is recorded before the step: at the end of the epoch a schedule may have changed it.
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
         # A batch smaller than the number of processes is trained on by all of them, and counted by the first.
-        is_repeated = not trainer.is_global_zero and isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
-        self._is_counted = not is_repeated
+        repeated = not trainer.is_global_zero and isinstance(loader, BatchLoader) and loader.is_repeated(batch_idx)
+        self._is_counted = not repeated
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         weighted = loss if isinstance(self._weight, float) and self._weight == 1 else loss * self._weight
         super().backward(weighted, *args, **kwargs)
-        self.backward_loss, self.gradient_norm = loss.detach(), optimizer_step.gradient_norm(self.trainer.optimizers[0])
-        if scaler := getattr(self.trainer.precision_plugin, "scaler", None):
-            scale = scaler.scale(torch.ones_like(self.gradient_norm))  # get_scale would wait for the device
-            self.backward_loss, self.gradient_norm = self.backward_loss / scale, self.gradient_norm / scale
+        self.backward_loss, self.gradient_norm = optimizer_step.loss_and_norm(self.trainer, loss.detach())
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        for parameter in optimizer_step.parameters(optimizer):
+            parameter.grad = None
 
     def configure_gradient_clipping(
         self,
@@ -276,9 +277,6 @@ class ClassifierModule(LightningModule):
     # Every epoch
 
     def on_train_epoch_start(self) -> None:
-        self._begin_epoch()
-
-    def _begin_epoch(self) -> None:
         self.frozen.begin(self.current_epoch)
         loader, trainer = self.trainer.train_dataloader, self.trainer
         # Gradients of accumulated batches would share the memory of the graph.

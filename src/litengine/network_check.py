@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from litengine.normalize import Normalize
-from litengine.terminal import print_line
+from litengine.terminal import listed, print_line
 
-LISTED = 10  # class names in a message
 # Weight of the loss of each auxiliary head, by the type of what the network returns in training: of the article of
 # GoogLeNet, and of PyTorch's tutorial on fine-tuning
 AUXILIARY_LOSS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
@@ -64,7 +63,7 @@ def check_network(
     if training and shape != (2, len(class_names)):  # in a test, a checkpoint of other classes says more
         raise ValueError(
             f"the network gives logits of shape {list(shape)} for 2 images, but the data has {len(class_names)} "
-            f"classes ({_shortened(class_names)}): set the network's number of classes, in model.network.init_args "
+            f"classes ({listed(class_names)}): set the network's number of classes, in model.network.init_args "
             "(or dict_kwargs, for a function that takes any argument)"
         )
 
@@ -73,8 +72,8 @@ def check_same_data(facts: Mapping[str, Any], class_names: Sequence[str], image_
     """Raises ValueError if a checkpoint, with these facts of its data, has other classes or images than the data."""
     if facts["class_names"] != list(class_names):
         raise ValueError(
-            f"the checkpoint knows the classes {_shortened(facts['class_names'])}, but the data has "
-            f"{_shortened(class_names)}: use data with the same classes, in the same order"
+            f"the checkpoint knows the classes {listed(facts['class_names'])}, but the data has "
+            f"{listed(class_names)}: use data with the same classes, in the same order"
         )
     if facts["image_shape"] != list(image_shape):
         raise ValueError(
@@ -92,11 +91,6 @@ def check_loss(compute_loss: Callable[[Tensor, Tensor], Tensor], classes: int, d
         raise ValueError(f"model.loss cannot take logits (N, classes) and labels (N,): {error}") from error
     if shape:
         raise ValueError(f"model.loss gives numbers of shape {shape} for 2 images: one number is needed, their mean")
-
-
-def _shortened(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:LISTED])
-    return f"{listed}, … ({len(names)} in all)" if len(names) > LISTED else listed
 
 
 @torch.no_grad()

@@ -26,11 +26,19 @@ def weight_of_batch(trainer: Trainer, batch_idx: int, labels: Tensor) -> Tensor 
     return part * (sizes[batch_idx - first] * number / sum(sizes))
 
 
-def gradient_norm(optimizer: Optimizer) -> Tensor:
-    """The norm of all gradients together. Does not wait for the device."""
-    gradients: list[Any] = [each.grad for each in parameters(optimizer) if each.grad is not None]
+def loss_and_norm(trainer: Trainer, loss: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of a batch and the norm of all gradients together, without the loss scale. Waits for no device."""
+    gradients: list[Any] = [each.grad for each in parameters(trainer.optimizers[0]) if each.grad is not None]
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm
+    if scaler := loss_scaler(trainer):
+        scale = scaler.scale(torch.ones_like(norm))  # get_scale would wait for the device
+        return loss / scale, norm / scale
+    return loss, norm
+
+
+def loss_scaler(trainer: Trainer) -> Any:
+    """That of 16-mixed, else None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def match_layouts(optimizer: Optimizer) -> None:

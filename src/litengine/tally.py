@@ -1,13 +1,10 @@
 """Loss, accuracy and metrics of a split, summed on the device."""
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassF1Score
-from torchmetrics.utilities import dim_zero_cat
 
 from litengine.distributed import reduced
 
@@ -17,7 +14,7 @@ class Tally:
 
     Args:
         split: of the names in `values`, such as `val/loss`.
-        metrics: collections of metrics of probabilities (N, classes) and labels (N,), with the split as prefix.
+        metrics: of probabilities (N, classes) and labels (N,), with the split as prefix.
         class_names: of the labels.
     """
 
@@ -25,7 +22,7 @@ class Tally:
         self,
         split: str,
         device: torch.device,
-        metrics: Sequence[MetricCollection] = (),
+        metrics: MetricCollection | None = None,
         class_names: Sequence[str] = (),
     ) -> None:
         self.split = split
@@ -41,23 +38,17 @@ class Tally:
         self._loss, self._correct, _ = sums.to(self.device).clone()
         self._hits: list[Tensor] = []  # not in `_correct` yet: one operation less for each batch
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Adds a batch: the mean of its losses, logits (N, classes), labels int64 (N,).
-
-        Returns: bool (N,), whether a prediction is correct.
-        """
-        hits = logits.argmax(1) == labels
-        self._loss.add_(loss, alpha=len(hits))
-        self._hits.append(hits)
-        self._images += len(hits)
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: the mean of its losses, logits (N, classes), labels int64 (N,)."""
+        images = len(labels)
+        self._loss.add_(loss, alpha=images)
+        self._hits.append(logits.argmax(1) == labels)
+        self._images += images
         if len(self._hits) >= 1000:
             self._settle()
-        if self.metrics:
-            probabilities = logits.float().softmax(1)
+        if self.metrics is not None:
             self._present.index_fill_(0, labels, 1)
-            for collection in self.metrics:
-                collection.update(probabilities, labels)
-        return hits
+            self.metrics.update(logits.float().softmax(1), labels)
 
     def sums(self) -> Tensor:
         """(3,): loss, correct predictions and images, over all processes."""
@@ -73,53 +64,31 @@ class Tally:
         loss, correct, images = self.sums()
         self.set(torch.zeros(3))
         values = {f"{self.split}/loss": loss / images}
-        if not self.metrics:
-            values[f"{self.split}/acc"] = correct / images
-        present = reduced(self._present, "max").tolist() if self.metrics else []
+        if self.metrics is None:
+            return {**values, f"{self.split}/acc": correct / images}
+        present = reduced(self._present, "max").tolist()
+        for name, value in self.metrics.compute().items():
+            if value.ndim:
+                rows = zip(self.class_names, value, present, strict=True)
+                values |= {f"{name}/{label}": each for label, each, there in rows if there}
+            else:
+                values[name] = value
         self._present.zero_()
-        for collection in self.metrics:
-            for name, value in collection.compute().items():
-                if value.ndim:
-                    rows = zip(self.class_names, value, present, strict=True)
-                    values |= {f"{name}/{label}": each for label, each, there in rows if there}
-                else:
-                    values[name] = value
-            collection.reset()
+        self.metrics.reset()
         return values
 
     def higher_is_better(self, name: str) -> bool | None:
-        """Whether more of a metric in `values` is better; None if it is unknown."""
-        for collection in self.metrics:
-            for key, metric in collection.items():
-                if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
-                    return metric.higher_is_better
+        """Whether more of a logged metric is better; None if it is unknown."""
+        if "loss" in name.rpartition("/")[2]:
+            return False
+        if name == "train/acc":
+            return True
+        for key, metric in self.metrics.items() if self.metrics is not None else ():
+            if f"{name}/".startswith(f"{key}/"):  # a metric may have a value for each class
+                return metric.higher_is_better
         return None
 
     def _settle(self) -> None:
         if self._hits:
             self._correct += torch.cat(self._hits).sum()
             self._hits.clear()
-
-
-class _OverClassesWithImages:
-    """The mean over the classes that have images, of a metric with a value for each class; mixed into that metric.
-
-    torchmetrics counts the recall and the AUROC of a class without images as 0.
-    """
-
-    def compute(self) -> Any:
-        values, own = super().compute(), cast("Any", self)  # type: ignore[misc]
-        present: Any = dim_zero_cat(own.target) if hasattr(own, "target") else torch.nonzero(own.tp + own.fn)
-        return values[present.unique()].mean()
-
-
-class MeanRecall(_OverClassesWithImages, MulticlassAccuracy):
-    """The mean recall of the classes that have images."""
-
-
-class MeanF1(_OverClassesWithImages, MulticlassF1Score):
-    """The mean F1 of the classes that have images."""
-
-
-class MeanAUROC(_OverClassesWithImages, MulticlassAUROC):
-    """The mean area under the ROC curve of each class that has images against the others."""

@@ -1,5 +1,6 @@
 """Lines and tables on the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import rich
@@ -7,6 +8,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.text import Text
 
 from litengine.files import visible
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Names for a line: all, or of more than `most` the first ones, the last one, and their number."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[: most - 1])}, …, {names[-1]} ({len(names)} in all)"
 
 
 @rank_zero_only

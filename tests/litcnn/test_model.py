@@ -184,7 +184,6 @@ def test_test_metrics_equal_those_counted_from_the_predictions():
     right = (probabilities.argmax(1) == labels).double()
     assert 0 < right.sum() < 23
     expected = {"test/loss": float(-probabilities[range(23), labels].log().mean()), "test/acc": float(right.mean())}
-    expected |= {f"test/acc/{name}": float(right[labels == label].mean()) for label, name in enumerate("abc")}
     assert metrics == pytest.approx(expected, rel=1e-5)
     assert set(metrics) == set(expected)
 
@@ -473,6 +472,6 @@ def test_checkpoint_of_another_network_names_the_difference(network, words, chec
 
 def test_checkpoint_with_other_classes_names_both(checkpoint):
     other = ImageData(FakeSource(train=[3] * 30, test=[1] * 30, names=[f"c{number}" for number in range(30)]))
-    words = r"knows the classes a, b, c, but the data has c0, c1, .*c9, … \(30 in all\): use data"
+    words = r"knows the classes a, b, c, but the data has c0, c1, c2, c3, c4, …, c29 \(30 in all\): use data"
     with pytest.raises(ValueError, match=words):
         trainer().test(classifier(network=linear(30)), other, ckpt_path=checkpoint, verbose=False)

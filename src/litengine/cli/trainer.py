@@ -67,8 +67,10 @@ NOISE = (  # beginnings of Lightning's warnings about what works as it should
 class NoProfiler(PassThroughProfiler):
     """Lightning's own makes a hundred context managers a step."""
 
+    nothing = nullcontext()
+
     def profile(self, action_name: str) -> Any:
-        return nullcontext()
+        return self.nothing
 
 
 class CLI(LightningCLI):
@@ -92,6 +94,8 @@ class CLI(LightningCLI):
         # its own use of what torch 2.15 deprecates, at every start
         for noise in NOISE:
             warnings.filterwarnings("ignore", noise)
+        if not torch.cuda.is_available():  # else Lightning's way to find that out loads a library at every step
+            os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
         strict = {"allow_abbrev": False, "exit_on_error": False}  # `--trainer.max_epoch` is not max_epochs
         texts = {"prog": f"main.py {args[0]}", "description": VERBS[args[0]][1], "epilog": EPILOG}
         super().__init__(

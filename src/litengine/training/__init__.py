@@ -4,23 +4,7 @@ The names are imported at their first use, so that a study can look into run dir
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from litengine.training.calibration import FitTemperature as FitTemperature
-    from litengine.training.checkpoints import Checkpoints as Checkpoints
-    from litengine.training.config_record import LoggerSteps as LoggerSteps
-    from litengine.training.config_record import RecordConfig as RecordConfig
-    from litengine.training.config_record import as_settings as as_settings
-    from litengine.training.console import Console as Console
-    from litengine.training.console import ProgressBar as ProgressBar
-    from litengine.training.exact_resume import ExactResume as ExactResume
-    from litengine.training.nan_guard import CheckNumerics as CheckNumerics
-    from litengine.training.nan_guard import explain_out_of_memory as explain_out_of_memory
-    from litengine.training.pictures import BatchPicture as BatchPicture
-    from litengine.training.pictures import DrawCurves as DrawCurves
-    from litengine.training.signals import StopOnSignal as StopOnSignal
-    from litengine.training.test_report import WriteReport as WriteReport
+from typing import Any
 
 _HOMES = {
     "calibration": {"FitTemperature"},

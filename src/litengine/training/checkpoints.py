@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from litengine.distributed import largest
 from litengine.files import relative
 from litengine.training.checkpoint_files import BEST, LAST, verify
+from litengine.training.hooks import call_loggers
 from litengine.training.run_directory import link_best
 
 
@@ -32,6 +33,14 @@ def can_resume_after(trainer: Trainer, batch_idx: int) -> bool:
         return True
     batches = trainer.fit_loop.epoch_loop.total_batch_idx if every is None else batch_idx
     return (batches + 1) % (trainer.val_check_batch or 1) != 0
+
+
+def wrong_direction(model: Any, watcher: str, monitor: str, mode: str) -> str:
+    """What to change if a watcher of a metric, with a `mode` of `max` or `min`, takes the worse values for better."""
+    more = model.higher_is_better(monitor)
+    if more in (None, mode == "max"):
+        return ""
+    return f"{watcher} watches {monitor} with mode {mode}: set {'max' if more else 'min'}"
 
 
 class Checkpoints(Checkpoint):
@@ -73,19 +82,16 @@ class Checkpoints(Checkpoint):
         path = self.directory(trainer) / (LAST if self.best_score is None else BEST)
         return path if path.is_file() else None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.mode is None:
-            known = hasattr(pl_module, "higher_is_better")
-            direction = pl_module.higher_is_better(self.monitor) if known else None  # type: ignore[operator]
+            direction = pl_module.higher_is_better(self.monitor)
             if direction is None:
                 raise ValueError(
                     f"checkpoints.monitor is {self.monitor!r}, not in model.metrics, and it is unknown whether "
                     "more of it is better: add it there, or --checkpoints.mode max (or min) if your code logs it"
                 )
             self.mode = "max" if direction else "min"
-        for logger in trainer.loggers:
-            if hasattr(logger, "summarize"):
-                logger.summarize(self.monitor, self.mode)
+        call_loggers(trainer, "summarize", self.monitor, self.mode)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
@@ -100,10 +106,12 @@ class Checkpoints(Checkpoint):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if path := self.best_path(trainer):
-            _hand_to_loggers(trainer, path, best=True, fit_ended=True)
+            call_loggers(trainer, "log_checkpoint", path, True, True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._is_due(trainer) and can_resume_after(trainer, batch_idx):  # in this order: the first is quicker
+        # the quickest question first; all processes answer the second one together, so it is not asked within a step
+        steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if steps and self._is_due(trainer) and can_resume_after(trainer, batch_idx):
             self.save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -147,7 +155,7 @@ class Checkpoints(Checkpoint):
         best = self.best_path(trainer)
         if trainer.is_global_zero and self.link_best and best is not None:
             link_best(best)
-        _hand_to_loggers(trainer, path, best=name == BEST)
+        call_loggers(trainer, "log_checkpoint", path, name == BEST)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_epoch": self.best_epoch}
@@ -170,9 +178,3 @@ def _check_best(best: Path, resumed_from: Path) -> None:
             f"{relative(best)} is missing or damaged, and a resumed fit cannot write it again: begin a new run with "
             f"--ckpt_path {relative(resumed_from)}, which chooses the best of the epochs to come"
         ) from error
-
-
-def _hand_to_loggers(trainer: Trainer, path: Path, best: bool, fit_ended: bool = False) -> None:
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_checkpoint"):
-            logger.log_checkpoint(path, best, fit_ended)

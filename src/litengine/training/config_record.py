@@ -8,6 +8,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litengine import __version__, project
+from litengine.training.hooks import call_loggers
 from litengine.training.run_directory import CONFIG, read_config, write_config
 
 RECORDED = ("name", "seed_everything", "model", "data")  # in a checkpoint
@@ -76,17 +77,11 @@ class LoggerSteps(Callback):
         self._checkpoint_step = checkpoint["global_step"]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _evaluate_at(trainer, self._checkpoint_step if trainer.ckpt_path else trainer.global_step)
+        call_loggers(trainer, "evaluate_at", self._checkpoint_step if trainer.ckpt_path else trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self.on_test_start(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _evaluate_at(trainer, None)
-
-
-def _evaluate_at(trainer: Trainer, step: int | None) -> None:
-    for logger in trainer.loggers:
-        if hasattr(logger, "evaluate_at"):
-            logger.evaluate_at(step)
+        call_loggers(trainer, "evaluate_at", None)

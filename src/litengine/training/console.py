@@ -5,7 +5,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import rich
@@ -17,10 +17,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from litengine.files import relative
-from litengine.terminal import print_line
-from litengine.training.checkpoints import Checkpoints
+from litengine.terminal import listed, print_line
+from litengine.training.checkpoints import Checkpoints, wrong_direction
 
-LISTED = 6  # classes in a line
 IMBALANCE = 3  # ratio of class sizes from which the start mentions them
 DRAWN = 5  # times a second that the progress bar is drawn
 SILENCE = 25.0  # seconds after which a line shows the progress if there is no bar
@@ -83,8 +82,7 @@ class Console(Callback):
         for split in data.sizes():
             there = set(np.unique(data.subset(split).labels))
             if absent := [name for label, name in enumerate(data.class_names) if label not in there]:
-                without = escape(", ".join(shortened(absent)))
-                self._print(f"no {split} images of {without}: means over classes leave these out")
+                self._print(f"no {split} images of {escape(listed(absent))}: means over classes leave these out")
 
     # every epoch
 
@@ -94,10 +92,9 @@ class Console(Callback):
             self._thread_times = thread_times()
             self._look_at_threads_at = self._started + LOOK_AT_THREADS_AFTER
         for each in trainer.callbacks:  # type: ignore[attr-defined]
-            monitor, mode, model = getattr(each, "monitor", None), getattr(each, "mode", None), cast("Any", pl_module)
-            if monitor and mode and model.higher_is_better(monitor) not in (None, mode == "max"):
-                other = "min" if mode == "max" else "max"
-                self._print(f"warning: {type(each).__name__} watches {monitor} with mode {mode}: did you mean {other}?")
+            monitor, mode = getattr(each, "monitor", None), getattr(each, "mode", None)
+            if monitor and mode and (wrong := wrong_direction(pl_module, type(each).__name__, monitor, mode)):
+                self._print(f"warning: {wrong}")
         if trainer.global_step:
             self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
@@ -205,15 +202,10 @@ def _print_imbalance(counts: dict[str, int]) -> None:
     sizes = [f"{name} {counts[name]:,}" for name in sorted(counts, key=counts.__getitem__)]
     print_line(
         escape(
-            f"classes differ in size: {', '.join(shortened(sizes))} training images. Consider --model.class_weights "
+            f"classes differ in size: {listed(sizes)} training images. Consider --model.class_weights "
             "balanced or --data.sampling balanced, and --model.metrics '[acc, f1]' with --checkpoints.monitor val/f1"
         )
     )
-
-
-def shortened(items: list[str]) -> list[str]:
-    """A list for a line: the first five and the last if there are more than six."""
-    return items if len(items) <= LISTED else [*items[: LISTED - 1], "…", items[-1]]
 
 
 def thread_times() -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from torch import nn
 from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoints import Checkpoints
+from litengine.training.hooks import call_loggers
 
 OWN_CHECKPOINTS = "leave it out: `checkpoints.every_n_steps` and `every_n_minutes` write where a fit resumes exactly"
 UNSUPPORTED: dict[type[Callback], str] = {
@@ -49,9 +50,8 @@ class ExactResume(Callback):
         if self._loaded is not None:
             self._restore(self._loaded, trainer, pl_module)
             self._loaded = None
-        for logger in trainer.loggers if begun_before else ():
-            if hasattr(logger, "forget_from"):
-                logger.forget_from(trainer.global_step)
+        if begun_before:
+            call_loggers(trainer, "forget_from", trainer.global_step)
 
     def _restore(self, state: dict[str, Any], trainer: Trainer, module: LightningModule) -> None:
         # Not earlier: making the loaders has used random numbers since the checkpoint was loaded.
@@ -135,7 +135,8 @@ def _check(callback: Callback) -> None:
     saves = type(callback).state_dict is not Callback.state_dict
     saves |= type(callback).on_save_checkpoint is not Callback.on_save_checkpoint
     known = type(callback).__module__.startswith(("litengine.", "lightning."))  # the others of Lightning have no state
-    if vars(callback) and not (saves or known):
+    own = vars(callback).keys() - vars(Callback).keys() - {"log", "log_dict"}  # the last two are set by Lightning
+    if own and not (saves or known):
         print_line(f"{name} has no state_dict: its state is not restored when the fit is resumed")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from litengine.terminal import listed
 from litengine.training import checkpoint_files
 
 PREFIXES = ("network.", "module.", "model.", "_orig_mod.")  # that wrappers put in front of the names
@@ -50,7 +51,7 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
     if 2 * len(fitting) < len(ours):
         raise ValueError(
             f"{source}: only {len(fitting)} of the network's {len(ours)} tensors are in this file with "
-            f"the same name and shape. The network has {_listed(list(ours))}; the file has {_listed(list(theirs))}"
+            f"the same name and shape. The network has {listed(list(ours))}; the file has {listed(list(theirs))}"
         )
     new = [name for name in ours if name not in fitting]
     ours.update(fitting)  # `ours` has the versions of the network's parts
@@ -58,7 +59,7 @@ def copy_fitting(network: nn.Module, theirs: Mapping[str, Tensor], source: str) 
         network.load_state_dict(ours)
     except RuntimeError as error:  # sparse, quantized or without data
         raise ValueError(f"{source}: {str(error).partition(chr(10))[2].strip()}") from error
-    return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {_listed(new)}" if new else "")
+    return f"loaded {len(fitting)} of {len(ours)} tensors" + (f", new: {listed(new)}" if new else "")
 
 
 def _content(path: Path) -> Any:
@@ -101,7 +102,3 @@ def _state_dict(content: Any, path: str | os.PathLike[str]) -> dict[str, Tensor]
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f", … ({len(names)} in all)" if len(names) > 6 else "")

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from litengine.data.loader import BatchLoader
 from litengine.distributed import gathered
 from litengine.files import relative
+from litengine.optimizer_step import loss_scaler, parameters
 from litengine.terminal import print_line
 
 LOWEST_SCALE = 2**-10  # 16-mixed begins at 2**16 and halves at each overflow; below this, gradients do not overflow
@@ -116,13 +117,13 @@ class CheckNumerics(Callback):
             self._skipped_in_epoch.append(step)
             if self._buffers:
                 torch._foreach_copy_(self._buffers, self._buffers_before)
-            _skip(optimizer, with_scaler=_scaler(trainer) is not None)
+            _skip(optimizer, with_scaler=loss_scaler(trainer) is not None)
 
     def _first_bad(self, trainer: Trainer) -> tuple[Step | None, int]:
         """The first bad one of the pending steps, with its numbers, and the process that had it."""
         steps, self._pending = self._pending, []
         numbers = torch.stack([number for step in steps for number in step[3:]]).view(-1, 2)
-        scaler = _scaler(trainer)
+        scaler = loss_scaler(trainer)
         infinite_gradients_are_bad = scaler is None or scaler.get_scale() < LOWEST_SCALE
         everywhere = gathered(numbers).tolist()  # (processes, steps, 2), since all must decide alike
         for index, step in enumerate(steps):
@@ -163,16 +164,11 @@ class CheckNumerics(Callback):
 
 def _skip(optimizer: Optimizer, with_scaler: bool) -> None:
     """Skips the next optimizer step by clearing the gradients."""
-    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+    for parameter in parameters(optimizer):
         if with_scaler and optimizer.defaults.get("fused") and parameter.grad is not None:
             parameter.grad.fill_(math.inf)  # here the scaler skips the step, and it looks for infinite gradients
         else:
             parameter.grad = None
-
-
-def _scaler(trainer: Trainer) -> Any:
-    """The loss scaler of 16-mixed, else None."""
-    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def explain_out_of_memory(error: torch.OutOfMemoryError, batch_size: int) -> str:

@@ -15,6 +15,7 @@ from rich.markup import escape
 from litengine.data.loader import BatchLoader
 from litengine.files import write_whole
 from litengine.terminal import print_line
+from litengine.training.hooks import call_loggers
 
 IMAGES = 32
 PIXELS = 2**20  # in all images together; more would delay the training
@@ -55,9 +56,7 @@ class BatchPicture(Callback):
 
             file = pictures.png(pictures.image_grid(images[:count], titles))
             write_whole(Path(trainer.default_root_dir) / "augmented_batch.png", file)
-            for logger in trainer.loggers:
-                if hasattr(logger, "log_image"):
-                    logger.log_image("train/augmented_batch", [Image.open(io.BytesIO(file))], step=0)
+            call_loggers(trainer, "log_image", "train/augmented_batch", [Image.open(io.BytesIO(file))], 0)
 
 
 class DrawCurves(Callback):

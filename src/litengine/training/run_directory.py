@@ -167,8 +167,9 @@ def run_id(directory: Path) -> str:
 
 
 def _content(directory: Path) -> dict[str, Any]:
+    file = directory / STATE
     try:
-        content = json.loads((directory / STATE).read_bytes())
+        content = json.loads(file.read_bytes()) if _is_ordinary(file) else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -227,10 +228,14 @@ def find(wanted: str, root: str | Path, name: str | None = None) -> Path | None:
 
 
 def run_dir_of(checkpoint: str | Path) -> Path | None:
-    """The run directory that a checkpoint lies in, through links; None if it lies in none, or in one with links, FIFOs
-    or files of any size: it may be a stranger's, and is read and written."""
-    directory = Path(checkpoint).resolve().parent.parent
+    """The run directory that a checkpoint lies in, through links, to be read and written; None if it lies in none, or
+    in one with links, FIFOs or files of any size, which may be a stranger's."""
+    directory = _place_of(checkpoint)
     return directory if (directory / CONFIG).is_file() and all(map(_is_ordinary, directory.iterdir())) else None
+
+
+def _place_of(checkpoint: str | Path) -> Path:
+    return Path(checkpoint).resolve().parent.parent
 
 
 def _is_ordinary(path: Path) -> bool:
@@ -240,5 +245,5 @@ def _is_ordinary(path: Path) -> bool:
 def link_best(checkpoint: Path) -> bool:
     """Makes `best.ckpt` in the working directory a link to a checkpoint, unless it links to one of a run that was
     started later. Returns whether it did."""
-    started, theirs = (_started(run) if run else 0.0 for run in (run_dir_of(checkpoint), run_dir_of("best.ckpt")))
-    return theirs <= started and link(checkpoint, "best.ckpt")
+    theirs = Path("best.ckpt").is_symlink() and _started(_place_of("best.ckpt"))
+    return theirs <= _started(_place_of(checkpoint)) and link(checkpoint, "best.ckpt")

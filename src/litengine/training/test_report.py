@@ -16,8 +16,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from litengine import __version__, project
 from litengine.files import relative, write_whole
 from litengine.report import Results, ranked, tables
-from litengine.terminal import print_line
-from litengine.training.console import shortened
+from litengine.terminal import listed, print_line
 from litengine.training.pictures import metrics_of, not_fatal
 
 SHOWN_FIRST = ("test/acc", "test/acc_top5", "test/loss", "test/ece", "test/f1")  # then others as they were logged
@@ -27,8 +26,9 @@ class WriteReport(Callback):
     """Prints how well a test went, and writes `report/` into the run directory.
 
     `metrics.json`: what was logged; of its own it logs top-5 accuracy (if there are more than five classes), expected
-    calibration error and mean F1. `per_class.csv`: the scores of the classes. `predictions.csv`: a row for each image,
-    in the order of the dataset. `index.html`: all of it, with pictures. The loggers that take pictures get them too.
+    calibration error, mean F1, and the recall of each class as its accuracy. `per_class.csv`: the scores of the
+    classes. `predictions.csv`: a row for each image, in the order of the dataset. `index.html`: all of it, with
+    pictures. The loggers that take pictures get them too.
 
     Args:
         command: the words of the command line, for the page.
@@ -62,6 +62,7 @@ class WriteReport(Callback):
         if module.temperature != 1 and not module.members:
             self._uncalibrated = replace(self._results, probabilities=uncalibrated)
         new = {f"test/{name}": value for name, value in self._results.metrics.items() if name != "acc"}
+        new |= {f"test/acc/{scores.name}": scores.recall for scores in self._results.per_class if scores.support}
         logged = {name: value for name, value in new.items() if name not in module.metrics["test"]}
         pl_module.log_dict(logged, sync_dist=True)  # the same in every process
 
@@ -98,9 +99,7 @@ class WriteReport(Callback):
             "command": shlex.join(self.command),
             "checkpoint": relative(Path(trainer.ckpt_path).resolve()) if trainer.ckpt_path else "",
             "data": f"{type(data.source).__name__}, {len(results.labels):,} test images",
-            "classes without images": ", ".join(
-                shortened([scores.name for scores in results.per_class if not scores.support])
-            ),
+            "classes without images": listed([scores.name for scores in results.per_class if not scores.support]),
             "tested": f"{datetime.now():%Y-%m-%d %H:%M}",
             "version": f"{project.package()} {project.version()} litengine {__version__}".strip(),
         }

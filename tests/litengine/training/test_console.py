@@ -42,7 +42,7 @@ def test_a_callback_that_watches_in_the_wrong_direction_is_named(capsys: pytest.
     stops = [EarlyStopping("val/acc"), EarlyStopping("val/loss"), EarlyStopping("val/acc", mode="max")]
     fit(model, ImageData(FakeSource(), batch_size=8, val_fraction=0.2), Console(), *stops, epochs=1)
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: EarlyStopping")]
-    assert warnings == ["warning: EarlyStopping watches val/acc with mode min: did you mean max?"]
+    assert warnings == ["warning: EarlyStopping watches val/acc with mode min: set max"]
 
 
 def test_without_a_terminal_a_long_silence_is_broken(

@@ -131,7 +131,19 @@ def test_best_belongs_to_the_run_that_started_last():
         assert run.link_best(directory / "checkpoints/best.ckpt")
     (first,) = Path("runs/first").glob("*/checkpoints/best.ckpt")
     assert not run.link_best(first.absolute())
+    (directory / "data").symlink_to("..")  # a run with a link in it is one too
+    assert run.run_dir_of("best.ckpt") is None and not run.link_best(first.absolute())
     assert Path("best.ckpt").resolve() == directory / "checkpoints/best.ckpt"
+
+
+def test_a_fifo_in_the_run_of_a_stranger_does_not_delay_the_link():
+    stranger, ours = Path("stranger/run/checkpoints/best.ckpt").absolute(), run.new_run_dir("runs", "a", SETTINGS)
+    for checkpoint in (stranger, ours / "checkpoints/best.ckpt"):
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+    link(stranger, "best.ckpt")
+    os.mkfifo(stranger.parent.parent / "state.json")
+    assert run.link_best(checkpoint) and Path("best.ckpt").resolve() == checkpoint
 
 
 def test_after_the_clock_was_set_back_the_newest_run_is_still_the_newest(monkeypatch):
