@@ -13,5 +13,6 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 def quiet_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """What loop.as_a_user_sees_it changes ends with the test."""
     monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    monkeypatch.setattr("rich._console", None)  # which remembers what it found
     for name in ("lightning.pytorch", "lightning.fabric"):
         monkeypatch.setattr(logging.getLogger(name), "level", logging.getLogger(name).level)

@@ -25,7 +25,8 @@ TWO_STEPS = ["--data.batch_size", "8", "--trainer.limit_train_batches", "2", "--
 def test_a_fit_leaves_one_directory_and_a_link_to_its_best_checkpoint(here: Path) -> None:
     run = only_run()
     assert run.parent.name == "digits" and Path("best.ckpt").resolve() == (run / "checkpoints/best.ckpt").resolve()
-    assert {"config.yaml", "metrics.csv", "checkpoints"} <= {path.name for path in run.iterdir()}
+    expected = {"config.yaml", "metrics.csv", "checkpoints", "augmented_batch.png", "curves.png"}
+    assert expected <= {path.name for path in run.iterdir()}
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
     epochs = [row for row in rows(run) if row["val/acc"]]
     assert [row["epoch"] for row in epochs] == ["0", "1", "2"]
@@ -47,6 +48,7 @@ def test_test_needs_nothing_but_the_checkpoint(here: Path, capsys: pytest.Captur
     predictions = rows(only_run(), PREDICTIONS)
     right = np.mean([row["label"] == row["prediction"] for row in predictions])
     assert len(predictions) == 360 and right == pytest.approx(metrics["test/acc"])
+    assert "<svg" in (only_run() / "report/index.html").read_text("utf-8")
     assert all(0.1 <= float(row["confidence"]) <= 1 for row in predictions)
 
 

@@ -44,9 +44,6 @@ def wrong_channels():
 def wrong_classes():
     return Flat(2, 7)
 
-def three_dimensions(num_classes: int = 10):
-    return nn.Conv2d(3, num_classes, 3)
-
 def two_outputs():
     class Two(Flat):
         def forward(self, images):
@@ -99,7 +96,6 @@ def test_networks_with_odd_signatures_are_fitted_and_loaded(network, theirs):
         (["theirs.number"], "theirs.number returns a int: a torch.nn.Module is needed"),
         (["theirs.wrong_channels"], "cannot take images of shape [3, 32, 32] (theirs.py, line 11)"),
         (["theirs.wrong_classes"], "logits of shape [2, 7] for 2 images, but the data has 10 classes"),
-        (["theirs.three_dimensions"], "logits of shape [2, 10, 30, 30] for 2 images"),
         (["theirs.two_outputs"], "the network returns a dict: a tensor of logits (N, classes) is needed"),
         (["torchvision.models.maxvit_t"], "num_classes 10, input_size [32, 32]: Input size"),
         (["torchvision.models.resnet18", "--model.network.num_classes", "5"], "num_classes is 5, but the data has 10"),

@@ -12,7 +12,7 @@ pytest.importorskip("gradio")
 from starlette.requests import Request
 from starlette.responses import Response
 
-from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, is_seen_by_others, names_of
+from litengine.demo.server import MAX_REQUEST, MAX_UPLOAD, Gate, find_port, names_of
 
 
 def test_the_given_port_or_the_next_free_one() -> None:
@@ -37,13 +37,6 @@ def test_the_given_port_or_the_next_free_one() -> None:
 def test_what_cannot_be_listened_at_is_said(host: str, port: int | None, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         find_port(host, port)
-
-
-@pytest.mark.parametrize(
-    ("host", "seen"), [("127.0.0.1", False), ("localhost", False), ("::1", False), ("0.0.0.0", True), ("::", True)]
-)
-def test_who_sees_it(host: str, seen: bool) -> None:
-    assert is_seen_by_others(host) is seen
 
 
 def ask(
