@@ -64,6 +64,8 @@ def export(
         ValueError, OSError: if a package is missing, the checkpoint cannot be used, the network cannot be exported,
             or the file differs or cannot be written. An older file then stays as it was.
     """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: choose one of {', '.join(FORMATS)}")
     if missing := [package for package in FORMATS[format].packages if find_spec(package) is None]:
         raise ValueError(f'export to {format} needs {", ".join(missing)}: pip install -e ".[export]"')
     if not 0 <= tolerance <= 1:

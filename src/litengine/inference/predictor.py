@@ -211,6 +211,8 @@ def load_several(
     """
     files = [file for path in paths for file in checkpoints_in(Path(path))]
     members = {str(file): load(file, device, trust) for file in files}
+    if not members:
+        raise ValueError("no checkpoint is given: give one or more, such as best.ckpt")
     return Ensemble(members) if len(members) > 1 else next(iter(members.values()))
 
 
