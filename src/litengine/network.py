@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torchvision
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor, nn
 
 PLAIN = (str, int, float, bool, bytes, complex, type(None), os.PathLike, enum.Enum)
@@ -223,10 +223,16 @@ def worth_recording(spec: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in (spec.get("init_args") or {}).items():
         if name in given or (name in own and isinstance(value, (*PLAIN, list, tuple))):
             kept[name] = worth_recording(value) if is_spec(value) else value
-    return {
-        **{key: value for key, value in spec.items() if key != "init_args"},
-        **({"init_args": kept} if kept else {}),
-    }
+    return {**spec, "init_args": kept}
+
+
+def defaults_of(path: str) -> dict[str, Any]:
+    """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; none if it
+    cannot be imported."""
+    try:
+        return _defaults(import_object(path)).as_dict()
+    except (ImportError, AttributeError, ValueError, ArgumentError):
+        return {}
 
 
 def is_spec(value: Any) -> bool:
@@ -345,13 +351,17 @@ def _hints_of(function: Any) -> dict[str, Any]:
     return hints
 
 
-def _given(spec: Mapping[str, Any]) -> set[str]:
-    """Names of the arguments that differ from their defaults."""
-    target = import_object(spec["class_path"])
+def _defaults(target: Any) -> Namespace:
     parser = ArgumentParser(exit_on_error=False)
     add: Any = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
     add(target, fail_untyped=False)
-    defaults = dict(parser.get_defaults().items(nested=False))
+    return parser.get_defaults()
+
+
+def _given(spec: Mapping[str, Any]) -> set[str]:
+    """Names of the arguments that differ from their defaults."""
+    target = import_object(spec["class_path"])
+    defaults = dict(_defaults(target).items(nested=False))
     for function in _functions(target):  # jsonargparse lists no defaults that are classes
         parameters = inspect.signature(function).parameters.items()
         defaults |= {name: parameter.default for name, parameter in parameters if inspect.isclass(parameter.default)}

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -52,15 +52,20 @@ def renamed(config: Any, packages: Iterable[str]) -> Any:
         return config
     class_path = re.compile(rf"({'|'.join(map(re.escape, present))})(?=(\.[A-Za-z_]\w*)+$)")
 
-    def changed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: changed(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return list(map(changed, value))
-        found = class_path.match(value) if isinstance(value, str) else None
-        return f"{present[found[1]]}{value[found.end() :]}" if found else value
+    def changed(text: str) -> str:
+        found = class_path.match(text)
+        return f"{present[found[1]]}{text[found.end() :]}" if found else text
 
-    return changed(config)
+    return map_strings(config, changed)
+
+
+def map_strings(value: Any, change: Callable[[str], Any]) -> Any:
+    """A config with `change(text)` in place of each string. Keys stay as they are."""
+    if isinstance(value, dict):
+        return {key: map_strings(inner, change) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [map_strings(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def former_names(package: str) -> tuple[str, ...]:

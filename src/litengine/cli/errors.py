@@ -74,7 +74,7 @@ def explain(error: ArgumentError, args: list[str], parser: ArgumentParser) -> st
             what, dashes = (f"{place}unknown key ", "") if place else ("unknown option --", "--")
             return f"{what}{plain}{_meant(plain, settings.known, dashes)}"
     if message.startswith("unrecognized arguments"):
-        return f"{message}: an option begins with --, as in --config configs/cnn.yaml"
+        return f"{message}: write an option as in --data.batch_size 32, a config as in --config configs/cnn.yaml"
     key = ".".join(dict.fromkeys(re.findall('Parser key "([^"]+)"', message)))
     about = (setting for setting in reversed(settings.given) if setting.plain == key)
     if (setting := max(about, key=lambda each: (each.value in message, len(each.value)), default=None)) is None:

@@ -26,11 +26,9 @@ def call(function: Callable[..., Any], args: list[str]) -> None:
     parser.add_function_arguments(function, skip={*several}, as_group=False)
     for described in documentation.params:
         if (name := described.arg_name) in several:
-            default, described_as = arguments[name].default, described.description
-            if default is inspect.Parameter.empty:
-                parser.add_argument(f"--{name}", nargs="+", type=str, required=True, help=described_as)
-            else:
-                parser.add_argument(f"--{name}", nargs="*", type=str, default=list(default), help=described_as)
+            required = (default := arguments[name].default) is inspect.Parameter.empty
+            number: dict[str, Any] = {"nargs": "+"} if required else {"nargs": "*", "default": list(default)}
+            parser.add_argument(f"--{name}", **number, type=str, required=required, help=described.description)
     try:
         options = parser.parse_args(args[1:]).as_dict()
     except ArgumentError as error:

@@ -19,6 +19,8 @@ from litengine.terminal import print_line
 class PrepareCLI(CLI):
     """Understands what a fit would, and makes nothing but the data."""
 
+    leaves_run = False
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         help = "Folder or s3://bucket/folder that gets the images as a stream."
@@ -33,9 +35,6 @@ class PrepareCLI(CLI):
 
     def fit(self, **kwargs: Any) -> None:
         prepare(self.datamodule, self.config.fit.to)
-
-    def after_fit(self) -> None:
-        """Nothing: there is no checkpoint."""
 
 
 def prepare(data: ClassificationData, to: str | None = None) -> None:

@@ -44,24 +44,35 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
     elif len(paths) > 1:
         raise ValueError(f"{verb} takes one checkpoint, not {', '.join(paths)}: test and predict average several")
     if paths:
-        remembered = read_config(paths[0], [project.package(), *given.trust])
-        if verb != "fit":
-            directory = run_directory.run_dir_of(paths[0]) if len(paths) == 1 else None
-            remembered["trainer"] = {"logger": tracker_of(directory) if directory else False}
-        if given.images:  # all of a folder of class folders, in the size of the checkpoint's images, read as those were
-            facts = read(paths[0])["data"]
-            source = {"root": given.images, "test_fraction": 1, "image_size": facts["image_shape"][1:]}
-            source |= asdict(Reading(**facts.get("reading", {})))
-            rest += ["--data.source=litengine.data.ImageFolder"]
-            rest += [f"--data.source.init_args.{name}={value}" for name, value in source.items() if value is not None]
-        return [verb, "--config", json.dumps(remembered), *rest, "--ckpt_path", paths[0]], paths[1:]
-    if verb != "fit" or given.resume in (None, "null"):
-        return args, []
-    name = given.name or (Path(given.config[0]).stem if given.config else None)
-    directory = run_directory.find(given.resume, given.runs or "runs", name)
-    if directory is None:
-        return args, []
-    if run_directory.read_state(directory) == "finished" and not others:
+        recorded, source = _of_checkpoints(verb, paths, given.trust, given.images)
+        return [verb, "--config", json.dumps(recorded), *rest, *source, "--ckpt_path", paths[0]], paths[1:]
+    if verb == "fit" and given.resume not in (None, "null"):
+        name = given.name or (Path(given.config[0]).stem if given.config else None)
+        directory = run_directory.find(given.resume, given.runs or "runs", name)
+        return (_continued(args, directory, longer=bool(others)) if directory else args), []
+    return args, []
+
+
+def _of_checkpoints(verb: str, paths: list[str], trust: list[str], images: str | None) -> tuple[Any, list[str]]:
+    """The config of the first checkpoint; the option for `images`, all of a folder of class folders, in the size of
+    the checkpoint's images, read as those were."""
+    recorded = read_config(paths[0], [project.package(), *trust])
+    if verb != "fit":
+        directory = run_directory.run_dir_of(paths[0]) if len(paths) == 1 else None
+        recorded["trainer"] = {"logger": tracker_of(directory) if directory else False}
+    if not images:
+        return recorded, []
+    facts = read(paths[0])["data"]
+    arguments = {"root": images, "test_fraction": 1, "image_size": facts["image_shape"][1:]}
+    arguments |= asdict(Reading(**facts.get("reading", {})))
+    source = {"class_path": "litengine.data.ImageFolder", "init_args": arguments}
+    return recorded, ["--data.source", json.dumps(source)]
+
+
+def _continued(args: list[str], directory: Path, longer: bool) -> list[str]:
+    """The command line of a fit that resumes a run. Ends the program if the run is finished, unless it may be `longer`
+    with new settings."""
+    if run_directory.read_state(directory) == "finished" and not longer:
         print_line(
             f"{relative(directory)} is finished: to train longer, raise its limit, as in --trainer.max_epochs 100"
         )
@@ -78,7 +89,7 @@ def with_what_is_remembered(args: list[str]) -> tuple[list[str], list[str]]:
         place += ["--ckpt_path", str(newest.path)]
     remedy = "give its settings once more in a new run that begins with --ckpt_path"
     recorded = _config_of(directory, f"{remedy} {relative(directory)}/checkpoints/last.ckpt")
-    return ["fit", "--config", json.dumps(recorded), *args[1:], *place], []
+    return ["fit", "--config", json.dumps(recorded), *args[1:], *place]
 
 
 def _config_of(directory: Path, remedy: str) -> Any:
@@ -105,21 +116,22 @@ def tracker_of(directory: Path) -> Any:
     except ValueError as error:
         print_line(escape(str(error)))
         return False
-    loggers = filter(is_spec, as_list(recorded["trainer"]["logger"]))
-    ours: list[Any] = [logger for logger in loggers if logger["class_path"] == "litengine.loggers.Wandb"]
+    wandb = "litengine.loggers.Wandb"
+    specs = [each for each in as_list(recorded["trainer"]["logger"]) if is_spec(each) and each["class_path"] == wandb]
+    if not specs:
+        return False
+    settings = given if isinstance(given := specs[0].get("init_args"), dict) else {}
+    kept = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
+    if not re.fullmatch(r"[\w-]+", kept.get("id", "")):
+        kept.pop("id", None)
     usual = inspect.signature(Wandb).parameters
-    for logger in ours:
-        settings = given if isinstance(given := logger.get("init_args"), dict) else {}
-        logger["init_args"] = {key: str(settings[key]) for key in ("name", "id") if settings.get(key)}
-        if not re.fullmatch(r"[\w-]+", logger["init_args"].get("id", "")):
-            logger["init_args"].pop("id", None)
-        where = {key: settings[key] for key in ("project", "entity", "mode") if key in settings}
-        if ignored := [f"{key} {value}" for key, value in where.items() if value != usual[key].default]:
-            config = relative(directory / run_directory.CONFIG)
-            print_line(
-                escape(f"W&B's {', '.join(ignored)} in {config} is not used: if the run is yours, give it by a flag")
-            )
-    return ours or False
+    where = [
+        key for key in ("project", "entity", "mode") if settings.get(key, usual[key].default) != usual[key].default
+    ]
+    if where:
+        ignored = f"W&B's {', '.join(where)} in {relative(directory / run_directory.CONFIG)} is not used"
+        print_line(escape(f"{ignored}: if the run is yours, give it by a flag"))
+    return [{"class_path": wandb, "init_args": kept}]
 
 
 def as_list(value: Any) -> list[Any]:

@@ -1,14 +1,11 @@
 """The settings of a command line: what flags and configs give, in which order, and which keys there are."""
 
-import inspect
 import os
 import re
-from argparse import ArgumentError
 from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
 import yaml
@@ -68,8 +65,13 @@ class Settings:
         classes = {key for key in HOMES if not key.startswith("trainer.") and key != "data.augment"}
         return classes & {setting.plain for setting in self.given if re.fullmatch(r"[\w.]+", setting.value)}
 
-    def check_overridden(self, config: Namespace) -> None:
-        """Raises ValueError for a setting that has no effect beside another one, unless that came in a later config."""
+    def check_effect(self, config: Namespace) -> None:
+        """Raises ValueError for a value in place of a group of settings, which jsonargparse ignores, and for a setting
+        that has no effect beside another one, unless that came in a later config."""
+        for setting in self.given:
+            value = setting.value
+            if setting.key in ("trainer", "model", "data") and value and ":" not in value and not Path(value).is_file():
+                raise ValueError(f"{setting} is {value}, but must be a group of settings, as in {setting.key}: {{…}}")
         schedule = (config.model.get("lr_scheduler") or {}).get("init_args", {})
         overridden = {  # whether keys are overridden, their pattern, by what, and what to do instead
             r"model\.(optimizer|parameter_groups\..+)\.lr": (schedule.get("max_lr") is not None, "max_lr"),
@@ -87,6 +89,8 @@ class Settings:
     @cached_property
     def known(self) -> list[str]:
         """All keys, with those of the arguments of each class that is given, or the default."""
+        from litengine.network import defaults_of  # slow
+
         defaults = [Setting(key, str(value)) for key, value in self._parser.get_defaults().items()]
         arguments = {each.plain: defaults_of(each.value) for each in defaults if each.key.endswith("class_path")}
         for setting in self.given:
@@ -141,37 +145,18 @@ def split_items(args: list[str]) -> tuple[list[str], list[tuple[str, int, str, A
     return others, items
 
 
-def defaults_of(path: str) -> dict[str, Any]:
-    """The arguments of a class or function, also those that it passes on as **kwargs, with their defaults; none if it
-    cannot be imported."""
-    parser = ArgumentParser(exit_on_error=False)
-    try:
-        target = resolve_name(path)
-        add: Any = parser.add_class_arguments if inspect.isclass(target) else parser.add_function_arguments
-        add(target, fail_untyped=False)
-        return parser.get_defaults().as_dict()
-    except (ImportError, AttributeError, ValueError, ArgumentError):
-        return {}
-
-
 def load_with_environment(text: str) -> Any:
     """jsonargparse's YAML, with the value of a variable of the environment in place of each `${NAME}`.
 
     Text in braces, as a checkpoint's config is handed on, is left as it is.
     """
 
-    def expanded(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: expanded(inner) for key, inner in value.items()}
-        if isinstance(value, list):
-            return list(map(expanded, value))
-        if isinstance(value, str) and "${" in value:
-            return _LOADER(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value))
-        return value
+    def expanded(value: str) -> Any:
+        return _LOADER(re.sub(r"\$\{(\w+)\}", lambda match: os.environ[match[1]], value)) if "${" in value else value
 
     loaded = _LOADER(text)
     try:
-        return expanded(loaded) if isinstance(loaded, dict) and not text.startswith("{") else loaded
+        return project.map_strings(loaded, expanded) if isinstance(loaded, dict) and text[0] != "{" else loaded
     except KeyError as error:
         raise yaml.YAMLError(f"the environment has no variable {error}: set it, or write the value") from None
 

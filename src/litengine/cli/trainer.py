@@ -19,16 +19,16 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from litengine import network as networks
 from litengine import project, training
 from litengine.cli import VERBS, errors
 from litengine.cli.remembered import as_list, with_what_is_remembered
-from litengine.cli.settings import Settings, configs_first, defaults_of, split_items
+from litengine.cli.settings import Settings, configs_first, split_items
 from litengine.data import Source
 from litengine.distributed import is_lost_process
 from litengine.inference.predictor import Ensemble, load
 from litengine.inference.safe_config import check_can_be_read
 from litengine.loggers import CSVMetrics
-from litengine.network import accept_function, build_network, facts_taken, pretrained_weights, worth_recording
 from litengine.terminal import print_line
 from litengine.training import run_directory
 from litengine.training.checkpoint_files import CheckpointFiles, read
@@ -77,7 +77,7 @@ class CLI(LightningCLI):
     """`fit`, `validate` and `test`, driven by YAML and flags. Another verb is a fit whose methods a subclass changes.
 
     Attributes:
-        leaves_run: whether a fit can be resumed.
+        leaves_run: whether a fit leaves a checkpoint, and can be resumed.
     """
 
     leaves_run = True
@@ -145,18 +145,15 @@ class CLI(LightningCLI):
         if config.seed_everything is True:  # Lightning's random seed is always 0
             seed = agree("seed", lambda: str(secrets.randbelow(2**31)))
             config = self._parsed([*full, "--seed_everything", seed])
-        for group in ("trainer", "model", "data"):  # jsonargparse lets a bare value pass for a group
-            if not isinstance(config[group], Namespace):
-                raise ValueError(f"{group} is {config[group]}, but must be a group of settings, as in {group}: {{…}}")
         if not config.ckpt_path and self.verb != "fit":
             raise ValueError(f"{self.verb} needs the checkpoint of a fit: add --ckpt_path best.ckpt")
-        Settings(full, self.verb_parser).check_overridden(config)
+        Settings(full, self.verb_parser).check_effect(config)
 
     def _parsed(self, args: list[str]) -> Namespace:
         given = Settings(args, self.verb_parser).given
         paths = [setting.class_path for setting in given if setting.plain == "model.network"]
         # required arguments of the network that follow the data, with values that they have until it is known
-        self.unknown = accept_function(next(filter(None, reversed(paths)), ""))
+        self.unknown = networks.accept_function(next(filter(None, reversed(paths)), ""))
         for setting in given:
             self.unknown.pop(setting.plain.removeprefix("model.network."), None)
         args, items = split_items(args)
@@ -168,9 +165,6 @@ class CLI(LightningCLI):
                 if number >= len(entries):
                     raise ValueError(f"--{key}.{number}.{name}: {key} has {len(entries)} items, counted from 0")
                 entries = [entry.as_dict() for entry in entries]
-                path = entries[number]["class_path"]
-                if (takes := defaults_of(path)) and name not in takes:
-                    raise ValueError(f"--{key}.{number}.{name}: {path} takes {', '.join(takes)}")
                 entries[number].setdefault("init_args", {})[name] = value
                 args = [*args, f"--{key}={json.dumps(entries)}"]
             self.config = self.parser.parse_args([*args, *follow])
@@ -184,16 +178,16 @@ class CLI(LightningCLI):
         if not config.ckpt_path:
             self._fit_network_to_data(config)
         # what a checkpoint records: the network must be built from that alone
-        spec = worth_recording(config.model.network.as_dict())
-        config.model.network = Namespace(**{**spec, "init_args": Namespace(**spec.get("init_args", {}))})  # type: ignore[no-untyped-call]
+        spec = networks.worth_recording(config.model.network.as_dict())
+        config.model.network = Namespace(**{**spec, "init_args": Namespace(**spec["init_args"])})  # type: ignore[no-untyped-call]
         if self.verb != "fit":
             config.verbose = False  # Lightning's table of results; ours says the same, once
         self._adapt_to_cpu(config.trainer)
         self._choose_run_dir(config)
         self._recorded, self.config = self.config, self.config.clone()
         try:
-            network = self.config[self.verb].model.network = build_network(spec)
-            tensors = pretrained_weights(spec) if self.verb == "fit" and not config.ckpt_path else None
+            network = self.config[self.verb].model.network = networks.build_network(spec)
+            tensors = networks.pretrained_weights(spec) if self.verb == "fit" and not config.ckpt_path else None
             if tensors is not None:
                 name = f"pretrained {spec['class_path'].rpartition('.')[2]}"
                 print_line(f"{name}: {copy_fitting(network, tensors, name)}")
@@ -269,8 +263,9 @@ class CLI(LightningCLI):
             ) from error
 
     def after_fit(self) -> None:
-        path = self.config_init.fit.checkpoints.best_path(self.trainer)
-        if self.config.fit.test_after_fit and path:
+        if not (self.leaves_run and self.config.fit.test_after_fit):
+            return
+        if path := self.config_init.fit.checkpoints.best_path(self.trainer):
             self.trainer.test(self.model, self.datamodule, ckpt_path=path, verbose=False)
 
     def _adapt_to_cpu(self, trainer: Namespace) -> None:
@@ -319,8 +314,8 @@ class CLI(LightningCLI):
         source: Source = parser.instantiate(parser.parse_object({"source": config.data.source})).source
         source.prepare()
         network = config.model.network
-        defaults = {**defaults_of(network.class_path), **self.unknown}
-        facts = facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
+        defaults = {**networks.defaults_of(network.class_path), **self.unknown}
+        facts = networks.facts_taken(network.as_dict(), *source.image_shape, len(source.class_names))
         for name, value in facts.items():
             place = "init_args" if name in defaults else "dict_kwargs"
             arguments = network.get(place) or {}

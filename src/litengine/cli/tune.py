@@ -43,9 +43,6 @@ class TuneCLI(CLI):
         else:
             self._find_batch_size()
 
-    def after_fit(self) -> None:
-        """Nothing: there is no best checkpoint."""
-
     def _find_rate(self) -> None:
         self.trainer.fit(self.model, self.datamodule)
         curve = self.range_test.curve

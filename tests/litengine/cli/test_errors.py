@@ -19,13 +19,14 @@ JITTER = (
 MISTAKES = [
     ("fti", "", "unknown verb fti: say what to do: fit, validate, test, predict"),
     ("--trainer.max_epochs 3 fit", "", "fit comes first"),
-    ("fit there.yaml", "", "unrecognized arguments: there.yaml: an option begins with --, as in --config"),
+    ("fit there.yaml", "", "unrecognized arguments: there.yaml: write an option as in --data.batch_size 32"),
     ("validate --ckpt_path a.ckpt b.ckpt", "", "validate takes one checkpoint, not a.ckpt, b.ckpt"),
     ("demo --ckpt_path a.ckpt --ckpt_path b.ckpt", "", "give --ckpt_path once"),
     ("fit --trainer.max_epochs", "", "--trainer.max_epochs: expected one argument"),
     ("fit --dropuot 0.2", "", "unknown option --dropuot: did you mean --model.network.dropout?"),
     ("fit --data.augment.2.padding 3", "", "data.augment has 0 items, counted from 0"),
-    ("fit --config my.yaml --data.augment.0.padd 3", CROP, "--data.augment.0.padd: ", "RandomCrop takes padding, mode"),
+    ("fit --config my.yaml --data.augment.0.padd 3", CROP, "--data.augment is ", "'padd' is not accepted"),
+    ("fit --config my.yaml", "data: 3\n", "my.yaml:1: data is 3, but must be a group of settings"),
     (
         "fit --config my.yaml",
         f"{SGD}lrr: 1\n",
