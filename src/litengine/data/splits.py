@@ -21,7 +21,7 @@ def stratified_split(
     """
     if groups is not None:
         share = Fraction(fraction).limit_denominator(MOST_PARTS) or Fraction(1, MOST_PARTS)
-        parts = _grouped(labels, share.denominator, seed, groups)
+        parts = _parts(labels, share.denominator, seed, groups)
         held_out = np.sort(np.concatenate(parts[: share.numerator]))
         return np.setdiff1d(np.arange(len(labels)), held_out), held_out
     _, counts = np.unique(labels, return_counts=True)
@@ -76,36 +76,30 @@ def stratified_fold(
     Returns two arrays of indices, int64, ascending: those that stay, and those held out. Raises ValueError if a class
     has fewer images than there are folds.
     """
-    from sklearn.model_selection import StratifiedKFold
-
-    if groups is not None:
-        held_out = _grouped(labels, folds, seed, groups)[fold]
-        return np.setdiff1d(np.arange(len(labels)), held_out), held_out
     present, counts = np.unique(labels, return_counts=True)
-    if counts.min() < folds:
+    if groups is None and counts.min() < folds:
         rarest = class_names[present[counts.argmin()]]
         most = f"choose {counts.min()} folds or fewer" if counts.min() > 1 else "no number of folds is possible"
         raise ValueError(
             f"data.folds is {folds}, but there are only {counts.min()} training images of {rarest!r}, and every fold "
             f"needs one: {most}"
         )
-    kept, held_out = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))[fold]
-    return kept, held_out
+    held_out = _parts(labels, folds, seed, groups)[fold]
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
 
 
-def _grouped(labels: np.ndarray, parts: int, seed: int, groups: np.ndarray) -> list[np.ndarray]:
+def _parts(labels: np.ndarray, parts: int, seed: int, groups: np.ndarray | None) -> list[np.ndarray]:
     """Indices, int64, ascending, of the images in each part; a group is in one part only."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    count = len(np.unique(groups))
-    if count < parts:
+    if groups is not None and (count := len(np.unique(groups))) < parts:
         raise ValueError(
             f"the training images are of {count} groups, but {parts} parts of whole groups are needed for the "
             "validation images: choose fewer data.folds or a larger data.val_fraction"
         )
+    splitter = (StratifiedKFold if groups is None else StratifiedGroupKFold)(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a class has fewer images than there are parts
-        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
         found = [held_out for _, held_out in splitter.split(labels, labels, groups)]
     if any(len(part) == 0 for part in found):
         raise ValueError(f"the training images cannot be cut into {parts} parts of whole groups: choose fewer parts")

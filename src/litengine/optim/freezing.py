@@ -35,12 +35,9 @@ class Frozen:
             raise ValueError(f"model.freeze {[*patterns]} leaves nothing to train: leave out the head, for example")
         self.until = math.inf if until is None else until
         self.active = False
-        others = set(trainable.values()) - set(self.parameters)
-        self._modules = []
-        for module in network.modules():
-            own = set(module.parameters())
-            if own & set(self.parameters) and not own & others:
-                self._modules.append(module)
+        frozen, others = set(self.parameters), set(trainable.values()) - set(self.parameters)
+        own = {module: set(module.parameters()) for module in network.modules()}
+        self._modules = [module for module, its in own.items() if its & frozen and not its & others]
 
     def begin(self, epoch: int) -> None:
         """Freezes the parameters or makes them trainable, whichever is due in this epoch."""

@@ -66,11 +66,10 @@ class Muon(torch.optim.Optimizer):
         sgd_nesterov: bool = True,
         sgd_weight_decay: float = 0.0,
     ) -> None:
-        of_muon = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
-        of_muon |= {"steps": steps, "renormalize": renormalize}
-        of_sgd = {"sgd_lr": sgd_lr, "sgd_momentum": sgd_momentum, "sgd_nesterov": sgd_nesterov}
-        of_sgd |= {"sgd_weight_decay": sgd_weight_decay}
-        super().__init__(_as_groups(params), {"rule": "sgd", **of_muon, **of_sgd})
+        defaults: dict[str, Any] = {"rule": "sgd", "lr": lr, "momentum": momentum, "nesterov": nesterov}
+        defaults |= {"weight_decay": weight_decay, "steps": steps, "renormalize": renormalize, "sgd_lr": sgd_lr}
+        defaults |= {"sgd_momentum": sgd_momentum, "sgd_nesterov": sgd_nesterov, "sgd_weight_decay": sgd_weight_decay}
+        super().__init__(_as_groups(params), defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         rule = param_group.setdefault("rule", "muon" if param_group.get("role") == "filters" else "sgd")
