@@ -46,10 +46,6 @@ class Console(Callback):
         self._printed_at = time.monotonic()
         self._look_at_threads_at = math.inf
 
-    def _print(self, content: Any) -> None:
-        print_line(content)
-        self._printed_at = time.monotonic()
-
     # at the start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -78,11 +74,11 @@ class Console(Callback):
             *(f"W&B {status.partition(': upload')[0]}" for status in _tracker_status(trainer)),
             *self.notes,
         ]
-        self._print("[bold]" + " · ".join(parts))
+        print_line("[bold]" + " · ".join(parts))
         for split in data.sizes():
             there = set(np.unique(data.subset(split).labels))
             if absent := [name for label, name in enumerate(data.class_names) if label not in there]:
-                self._print(f"no {split} images of {escape(listed(absent))}: means over classes leave these out")
+                print_line(f"no {split} images of {escape(listed(absent))}: means over classes leave these out")
 
     # every epoch
 
@@ -94,16 +90,17 @@ class Console(Callback):
         for each in trainer.callbacks:  # type: ignore[attr-defined]
             monitor, mode = getattr(each, "monitor", None), getattr(each, "mode", None)
             if monitor and mode and (wrong := wrong_direction(pl_module, type(each).__name__, monitor, mode)):
-                self._print(f"warning: {wrong}")
+                print_line(f"warning: {wrong}")
         if trainer.global_step:
-            self._print(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
+            print_line(f"resumed at epoch {trainer.current_epoch + 1}, after step {trainer.global_step:,}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_end(trainer, pl_module)
         self._epoch, self._images = trainer.current_epoch, 0
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        self._started, self._ended = time.monotonic(), 0.0
+        self._started = self._printed_at = time.monotonic()
+        self._ended = 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._images += len(batch[1]) * trainer.world_size
@@ -111,7 +108,7 @@ class Console(Callback):
             self._look_at_threads_at = math.inf
             ran, waited = thread_times() - self._thread_times
             if waited > WAITING * (ran + waited):
-                self._print(
+                print_line(
                     f"warning: the {torch.get_num_threads()} threads waited for a core {waited / (ran + waited):.0%} "
                     "of their time: other programs use this machine. Try OMP_NUM_THREADS=1"
                 )
@@ -125,7 +122,8 @@ class Console(Callback):
 
     def _print_progress(self, where: str, batch_idx: int, batches: float) -> None:
         if time.monotonic() - self._printed_at >= SILENCE and not rich.get_console().is_terminal:
-            self._print(f"{where}, batch {batch_idx + 1:,} of {batches:,}")
+            print_line(f"{where}, batch {batch_idx + 1:,} of {batches:,}")
+            self._printed_at = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         seconds = (self._ended or time.monotonic()) - self._started  # of training, up to the validation
@@ -139,7 +137,7 @@ class Console(Callback):
             return
         parts = [f"epoch {self._epoch + 1:>3}/{trainer.max_epochs}", *_by_split(metrics), f"lr {metrics['lr']:<7.2g}"]
         parts += [f"{metrics['images_per_second']:>7,.0f} images/s", f"peak {metrics['peak_memory_gib']:.2f} GiB"]
-        self._print("  ".join(parts))
+        print_line("  ".join(parts))
         self._epoch = None
 
     # at the end
