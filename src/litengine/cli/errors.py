@@ -74,6 +74,8 @@ def explain(error: ArgumentError, args: list[str], parser: ArgumentParser) -> st
             what, dashes = (f"{place}unknown key ", "") if place else ("unknown option --", "--")
             return f"{what}{plain}{_meant(plain, settings.known, dashes)}"
     if message.startswith("unrecognized arguments"):
+        if message.endswith(".ckpt"):
+            return f"{message}: {args[0]} takes one checkpoint"
         return f"{message}: write an option as in --data.batch_size 32, a config as in --config configs/cnn.yaml"
     key = ".".join(dict.fromkeys(re.findall('Parser key "([^"]+)"', message)))
     about = (setting for setting in reversed(settings.given) if setting.plain == key)
