@@ -15,7 +15,7 @@ def shorten_steps(trainer: Trainer) -> None:
     step.__signature__ = inspect.signature(step)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for hook in EVERY_STEP:
-            if getattr(type(callback), hook) is getattr(Callback, hook):
+            if getattr(getattr(callback, hook), "__func__", None) is getattr(Callback, hook):
                 setattr(callback, hook, None)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import FakeSource, fit
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import LambdaCallback
 from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
@@ -44,6 +45,12 @@ def test_empty_hooks_are_not_called_and_others_are() -> None:
     counted = EachStep()
     trained(AtEnd(), counted, AtEnd())
     assert (counted.steps, counted.empty_hooks) == (6, 0)
+
+
+def test_a_hook_that_belongs_to_one_object_is_called() -> None:
+    batches: list[int] = []
+    trained(LambdaCallback(on_train_batch_start=lambda trainer, model, batch, index: batches.append(index)))
+    assert batches == [0, 1, 2] * 2
 
 
 def test_a_callback_can_be_used_in_a_second_fit() -> None:
