@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, LightningModule
 from torch import Tensor
 
 from litengine.data import Arrays, Augment, BatchLoader, Shards, Source, Split
@@ -210,6 +210,9 @@ class ClassificationData(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batches of `loader` are on the device: Lightning takes longer to find that out."""
+        model: Any = self.trainer and self.trainer.lightning_module  # Lightning would not ask a model with its own
+        if model and type(model).transfer_batch_to_device is not LightningModule.transfer_batch_to_device:
+            return model.transfer_batch_to_device(batch, device, dataloader_idx)
         if type(batch) is tuple and all(isinstance(each, Tensor) and each.device == device for each in batch):
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)

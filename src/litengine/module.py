@@ -259,8 +259,7 @@ class ClassifierModule(LightningModule):
         self.backward_loss, self.gradient_norm = optimizer_step.loss_and_norm(self.trainer, loss.detach())
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
-        for parameter in optimizer_step.parameters(optimizer):
-            parameter.grad = None
+        optimizer_step.zero_grad(optimizer)
 
     def configure_gradient_clipping(
         self,

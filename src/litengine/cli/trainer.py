@@ -61,6 +61,7 @@ NOISE = (  # beginnings of Lightning's warnings about what works as it should
     "Total length of `list` across ranks is zero",  # nothing is validated
     r"Found \d+ module\(s\) in eval mode",  # BatchNorm of frozen layers
     "No positive samples in targets",  # classes without images, which AUROC leaves out
+    r"When using `Trainer\(accumulate_grad_batches",  # of the model's `optimizer_zero_grad`, which adds nothing
 )
 
 

@@ -92,7 +92,8 @@ def _validate(trainer: Trainer, module: Any, weights: dict[str, Tensor]) -> list
     module.temperature = 1.0  # a fit that was resumed may have read another
     loader: Any = trainer.val_dataloaders
     batches = []
-    for number, (images, labels) in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
+    for number, batch in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
+        images, labels = trainer.strategy.batch_to_device(batch)  # with the hooks of an owner
         with trainer.precision_plugin.val_step_context():
             logits = module.infer(images).float()
         batches.append((torch.from_numpy(loader.chosen(loader.order(0), number)), labels, logits))

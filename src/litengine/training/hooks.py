@@ -9,12 +9,14 @@ EVERY_STEP = {name for name in vars(Callback) if name.startswith(("on_train_batc
 
 
 def shorten_steps(trainer: Trainer) -> None:
-    """Sets the hooks of a step that callbacks do not define to None, for Lightning calls what can be called; and keeps
-    the signature of `training_step`, which it asks for each time."""
+    """Sets the hooks of a step that our callbacks and Lightning's do not define to None, for Lightning calls what can
+    be called; other callbacks may call their empty hooks. Keeps the signature of `training_step`, which it asks for
+    each time."""
     step: Any = type(trainer.lightning_module).training_step
     step.__signature__ = inspect.signature(step)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for hook in EVERY_STEP:
+        ours = type(callback).__module__.startswith(("litengine.", "lightning."))
+        for hook in EVERY_STEP if ours else ():
             if getattr(getattr(callback, hook), "__func__", None) is getattr(Callback, hook):
                 setattr(callback, hook, None)
 

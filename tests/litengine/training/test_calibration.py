@@ -98,3 +98,14 @@ def test_a_test_has_the_probabilities_of_prediction_and_shows_those_before():
     assert [float(row.split(",")[3]) for row in rows] == pytest.approx(confidences.tolist(), abs=1e-5)
     assert report._uncalibrated.confidences.tolist() == pytest.approx(before.tolist(), abs=1e-4)
     assert "Before the temperature" in Path("report/index.html").read_text()
+
+
+def test_the_temperature_is_that_of_batches_as_the_validation_gets_them():
+    class Dark(ImageData):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch[0] * 0, batch[1]
+
+    data = Dark(FakeSource(), batch_size=7, val_fraction=0.3)
+    fit(classifier(), data, Checkpoints(link_best=False), FitTemperature(), epochs=1)
+    rows = Path("validation.csv").read_text().splitlines()[1:]
+    assert len({row.split(",")[3] for row in rows}) == 1 < len(rows)

@@ -10,16 +10,12 @@ from lightning.pytorch.callbacks import LambdaCallback
 from project_for_tests import ImageClassifier, ImageData
 from torch import nn
 
-from litengine.training import ExactResume
+from litengine.training import ExactResume, LoggerSteps
 from litengine.training.hooks import EVERY_STEP
 
 
-class AtEnd(Callback):
-    def on_train_end(self, *args: object) -> None: ...
-
-
 class EachStep(Callback):
-    """Counts its own calls, and those of the hooks that callbacks leave empty."""
+    """Counts its own calls, and those of the hooks that other callbacks leave empty."""
 
     steps = empty_hooks = 0
 
@@ -32,7 +28,8 @@ class EachStep(Callback):
 
     def count(self, frame, event: str, argument: object) -> None:
         name, file = frame.f_code.co_name, frame.f_code.co_filename
-        self.empty_hooks += event == "call" and name in EVERY_STEP and file.endswith("callbacks/callback.py")
+        empty = event == "call" and name in EVERY_STEP and file.endswith("callbacks/callback.py")
+        self.empty_hooks += empty and frame.f_locals["self"] is not self
 
 
 def trained(*callbacks: Callback) -> Trainer:
@@ -43,7 +40,7 @@ def trained(*callbacks: Callback) -> Trainer:
 
 def test_empty_hooks_are_not_called_and_others_are() -> None:
     counted = EachStep()
-    trained(AtEnd(), counted, AtEnd())
+    trained(LoggerSteps(), counted, LambdaCallback())
     assert (counted.steps, counted.empty_hooks) == (6, 0)
 
 
@@ -53,15 +50,36 @@ def test_a_hook_that_belongs_to_one_object_is_called() -> None:
     assert batches == [0, 1, 2] * 2
 
 
+def test_the_empty_hooks_of_an_owners_callback_can_be_called() -> None:
+    class Passes(Callback):
+        def on_train_batch_end(self, trainer, model, *args) -> None:
+            self.on_after_backward(trainer, model)
+
+    trained(Passes())
+
+
+def test_the_zero_grad_of_an_owners_optimizer_is_called() -> None:
+    class Counts(torch.optim.SGD):
+        cleared = 0
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            self.cleared += 1
+            super().zero_grad(set_to_none)
+
+    model = ImageClassifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), Counts, lr_scheduler=None)
+    fitted = fit(model, ImageData(FakeSource(), batch_size=8, val_fraction=0.2), epochs=2)
+    assert fitted.optimizers[0].cleared == 6
+
+
 def test_a_callback_can_be_used_in_a_second_fit() -> None:
-    counted, ended = EachStep(), AtEnd()
+    counted, ended = EachStep(), LoggerSteps()
     for _ in range(2):
         trained(ended, counted)
     assert counted.steps == 12 and vars(ended).keys() >= EVERY_STEP
 
 
 def test_a_resume_names_only_callbacks_with_a_state_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    counted, ended = EachStep(), AtEnd()
+    counted, ended = EachStep(), LoggerSteps()
     for _ in range(2):
         trained(ended, counted, ExactResume())
     named = [line for line in capsys.readouterr().out.splitlines() if "has no state_dict" in line]
@@ -75,6 +93,19 @@ def test_a_batch_on_the_device_is_not_moved_again_and_another_is() -> None:
     elsewhere = data.transfer_batch_to_device((batch[0].to("meta"), batch[1]), torch.device("meta"), 0)
     assert {each.device.type for each in elsewhere} == {"meta"}
     assert data.transfer_batch_to_device({"images": batch[0]}, cpu, 0)["images"].equal(batch[0])
+
+
+def test_a_model_may_move_its_batches() -> None:
+    class Moves(ImageClassifier):
+        moved = 0
+
+        def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+            self.moved += 1
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    model = Moves(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), lr_scheduler=None)
+    fit(model, ImageData(FakeSource(), batch_size=8, val_fraction=0), epochs=1)
+    assert model.moved == 4
 
 
 def test_what_takes_the_place_of_a_plain_attribute_is_registered() -> None:
