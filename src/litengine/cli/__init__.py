@@ -2,6 +2,8 @@
 
 import re
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pkgutil import resolve_name
 
 from litengine import project
@@ -47,6 +49,9 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
 
     try:
         _check_verb(args)
+        if args[0] == "fit" and not re.search("no_tracker|--help", " ".join(args)):
+            with suppress(ImportError):
+                import_module("wandb.sdk.launch")  # it looks through all modules, which takes longer after torch
         run = resolve_name(VERBS[args[0]][0])
         if run.__name__ == args[0]:
             from litengine.cli.function import call

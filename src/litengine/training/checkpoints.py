@@ -84,7 +84,8 @@ class Checkpoints(Checkpoint):
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if self.mode is None:
-            direction = pl_module.higher_is_better(self.monitor)
+            known = getattr(pl_module, "higher_is_better", None)
+            direction = known and known(self.monitor)
             if direction is None:
                 raise ValueError(
                     f"checkpoints.monitor is {self.monitor!r}, not in model.metrics, and it is unknown whether "

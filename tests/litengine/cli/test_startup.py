@@ -36,4 +36,14 @@ def test_what_needs_no_library_imports_none() -> None:
 
 def test_the_parser_of_a_fit_imports_nothing_slow_that_lightning_does_not() -> None:
     # torchmetrics, which is Lightning's, imports matplotlib where it is installed
-    assert not imported_by(["fit", "--help"], ["fit", "--model.widht", "3"], after="import torch, lightning") & SLOW
+    before = "import torch, lightning"
+    assert not imported_by(["fit", "--help"], ["test", "--model.widht", "3"], after=before) & SLOW
+    untracked = ["fit", "--config", "configs/with/no_tracker.yaml", "--model.widht", "3"]
+    assert not imported_by(untracked, after=before) & SLOW
+
+
+def test_a_fit_imports_its_tracker_before_torch() -> None:
+    code = f"import atexit, sys\nfrom {PACKAGE}.__main__ import main\natexit.register(lambda: print(*sys.modules))\n"
+    command = [sys.executable, "-c", f"{code}main(['fit', '--model.widht', '3'])"]
+    names = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    assert names.index("wandb.sdk.launch") < names.index("torch")
