@@ -297,6 +297,14 @@ def test_it_lies_in_the_run_or_else_beside_the_checkpoint(name: str, in_a_run: b
     assert known["metrics"] == ({"val/acc": 0.75} if in_a_run and name == "best" else {})
 
 
+@pytest.mark.parametrize("config", ["", "a: [", "checkpoints: 3", "name: edited\n# sha256 of all above: 0"])
+def test_a_damaged_config_beside_the_checkpoint_costs_the_metric_only(config: str) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.yaml").write_text(config)
+    save(small(), CNN_SPEC, "run/checkpoints/best.ckpt", callbacks={"Checkpoints": {"best_score": 0.75}})
+    assert about(export("run/checkpoints/best.ckpt", "safetensors"))["metrics"] == {}
+
+
 # What it is compared on
 
 
