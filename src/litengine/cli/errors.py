@@ -20,14 +20,14 @@ PLAINER = {  # what jsonargparse says, and what a user understands
     r"<class '(?:\w+\.)*(\w+)'>|typing\.": r"\1",
     r"(a )?\bNoneType\b": "null",
     r"(a )?dot import path string: \S+": "a full import path, as in torch.nn.ReLU",
+    r"(?s)\s*Subclass types expect one of:.*": "",
     "Option 'class_path' is not accepted": "the arguments of a class belong under its init_args",
 }
 
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    lines = map(visible, message.strip().split("\n"))  # a library's message may have several
-    print("error:", "\n".join(lines), file=sys.stderr)
+    print("error:", "\n".join(map(visible, message.strip().split("\n"))), file=sys.stderr)  # a library's has several
     sys.exit(2)
 
 

@@ -134,7 +134,7 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
     import torch
     import yaml
 
-    facts, metrics = content["data"], {}
+    classifier, facts, metrics = predictor.classifier, content["data"], {}
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     if directory and file == "best.ckpt":  # the score of other weights is not known
         score = content.get("callbacks", {}).get("Checkpoints", {}).get("best_score")
@@ -149,8 +149,10 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
         "metrics": metrics,
         "image_size": predictor.image_size,
-        "temperature": predictor.classifier.temperature,
-        **{name: facts[name] for name in ("class_names", "reading", "mean", "std", "tta") if name in facts},
+        "mean": classifier.normalize.mean.flatten().tolist(),
+        "std": classifier.normalize.std.flatten().tolist(),  # 1 where the facts have 0, a channel without variation
+        "temperature": classifier.temperature,
+        **{name: facts[name] for name in ("class_names", "reading", "tta") if name in facts},
         "network": content["network"],
     }
 

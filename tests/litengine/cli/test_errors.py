@@ -47,6 +47,7 @@ MISTAKES = [
         f"{CROP}    init_args: {{padding: 2}}\n",
         "padding is x: Expected",
     ),
+    ("fit --data.augment [3]", "", "error: --data.augment is [3]: Not a valid subclass of Augment"),
     ("fit --trainer.epochs 3", "", "unknown option --trainer.epochs: did you mean --trainer.max_epochs?"),
     ("fit --trainer.nonsense 3", "", "trainer.max_epochs, trainer.min_epochs, …"),
     ("fit --model.network torchvision.models.resnet18 --model.network.weights X", "", "is X: Expected a member of"),
@@ -95,7 +96,7 @@ def fail(capsys):
         assert stopped.value.code == 2
         out, err = capsys.readouterr()
         message = err[err.index("error: ") :].strip("\n")
-        assert "\n" not in message and "usage" not in out + err and "Traceback" not in err
+        assert "\n" not in message and not {"usage", "Subclass"} & {*(out + err).split()} and "Traceback" not in err
         return message
 
     return run
