@@ -108,9 +108,9 @@ class Settings:
         beside = {key.rpartition(".")[2]: key for key in self.known if key.rpartition(".")[0] == parent}
         names = {**{key.rpartition(".")[2]: key for key in reversed(self.known)}, **beside}
         near = [name for name in (f"max_{wrong}", f"max_{wrong}s") if name in names]
-        near = near or get_close_matches(wrong, beside, 1, 0.75) or [wrong][: wrong in names]
+        near = near or get_close_matches(wrong, beside, 1, 0.7) or [wrong][: wrong in names]
         near = near or [name for name in names if name.startswith(f"{wrong}_")]
-        if near := near or get_close_matches(wrong, names, 1, 0.75):
+        if near := near or get_close_matches(wrong, names, 1, 0.7):
             return f": did you mean {dashes}{names[near[0]]}?"
         return f": known are {', '.join([*beside.values()][:9])}{', …' * (len(beside) > 9)}" if beside else ""
 

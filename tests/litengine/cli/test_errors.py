@@ -25,7 +25,7 @@ MISTAKES = [
     ("fit --trainer.max_epochs", "", "--trainer.max_epochs: expected one argument"),
     ("fit --dropuot 0.2", "", "unknown option --dropuot: did you mean --model.network.dropout?"),
     ("fit --data.augment.2.padding 3", "", "data.augment has 0 items, counted from 0"),
-    ("fit --config my.yaml --data.augment.0.padd 3", CROP, "--data.augment.padd: known are data.augment.padding"),
+    ("fit --config my.yaml --data.augment.0.padd 3", CROP, "--data.augment.padd: did you mean --data.augment.padding?"),
     ("fit --config my.yaml", "data: 3\n", "my.yaml:1: data is 3, but must be a group of settings"),
     ("fit --config my.yaml", "trainer:\n\ndata: {batch_size: 3}\n", "my.yaml:1: trainer is empty, but must be a group"),
     ("fit --config my.yaml --data.batch_size -1", "model: {}\ntrainer: {}\n", "batch_size is -1"),
