@@ -6,7 +6,6 @@ import re
 import sys
 import traceback
 from argparse import ArgumentError
-from difflib import get_close_matches
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
@@ -17,12 +16,18 @@ from litengine.files import visible
 
 NOT_A_BUG = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR}
 LIBRARIES = ("torch", "torchvision", "lightning", "timm", "jsonargparse")
+PLAINER = {  # what jsonargparse says, and what a user understands
+    r"<class '(?:\w+\.)*(\w+)'>|typing\.": r"\1",
+    r"(a )?\bNoneType\b": "null",
+    r"(a )?dot import path string: \S+": "a full import path, as in torch.nn.ReLU",
+    r"(?s)\s*Subclass types expect one of:.*": "",
+    "Option 'class_path' is not accepted": "the arguments of a class belong under its init_args",
+}
 
 
 def stop(message: str) -> NoReturn:
     """Ends the program with one line and exit code 2."""
-    lines = map(visible, message.strip().split("\n"))  # a library's message may have several
-    print("error:", "\n".join(lines), file=sys.stderr)
+    print("error:", "\n".join(map(visible, message.strip().split("\n"))), file=sys.stderr)  # a library's has several
     sys.exit(2)
 
 
@@ -72,36 +77,31 @@ def explain(error: ArgumentError, args: list[str], parser: ArgumentParser) -> st
         exists = any(f"{key}.".startswith(f"{plain}.") for key in settings.known)
         if not exists and plain.rpartition(".")[2] in re.findall(r"\w+", reason):
             what, dashes = (f"{place}unknown key ", "") if place else ("unknown option --", "--")
-            return f"{what}{plain}{_meant(plain, settings.known, dashes)}"
+            return f"{what}{plain}{settings.meant(plain, dashes)}"
     if message.startswith("unrecognized arguments"):
         if message.endswith(".ckpt"):
-            return f"{message}: {args[0]} takes one checkpoint"
+            return f"{message}: write --ckpt_path best.ckpt (only test and predict take several after it)"
         return f"{message}: write an option as in --data.batch_size 32, a config as in --config configs/cnn.yaml"
     key = ".".join(dict.fromkeys(re.findall('Parser key "([^"]+)"', message)))
-    about = (setting for setting in reversed(settings.given) if setting.plain == key)
-    if (setting := max(about, key=lambda each: (each.value in message, len(each.value)), default=None)) is None:
+    if not (about := [setting for setting in reversed(settings.given) if setting.plain == key]):
         return f"{key}: {reason}" if key else reason
+    # the last one that was given, unless the message is about the value of another
+    said, wrong = message.partition(" value: ")[0], re.findall("(?:Got|Given) value: (.*)", message)
+    fits = [(any(w in each.value for w in wrong), (each.value in said) * len(each.value)) for each in about]
+    setting = about[fits.index(max(fits))]
     return f"{setting} is {setting.value}: {reason.removesuffix(f'. Got value: {setting.value}')}"
 
 
 def _reason(error: BaseException) -> str:
     """The error from which the others of jsonargparse were raised: it says the reason without their dumps of types."""
     outer = error
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and type(error.__cause__) is not KeyError:  # which has only the key
         outer, error = error, error.__cause__
     # of a union, the reasons why the value has none of its types
     found = re.search(r"Errors:\n(.*)\nGiven value type", str(outer), re.S)
     reason = re.sub("^ *- ", "or ", found[1], flags=re.M).removeprefix("or ") if found else str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         reason += f": pip install {error.name}, or is {error.name}.py in another folder?"
-    return " ".join(re.sub(r"<class '([\w.]+)'>|typing\.", r"\1", reason).split())
-
-
-def _meant(unknown: str, known: list[str], dashes: str) -> str:
-    """The key with a similar last name, if possible beside the unknown one."""
-    parent, _, wrong = unknown.rpartition(".")
-    beside = [key for key in known if key.rpartition(".")[0] == parent]
-    by_name = {key.rpartition(".")[2]: key for key in [*reversed(known), *beside]}
-    if near := [name for name in by_name if name.startswith(f"{wrong}_")] or get_close_matches(wrong, by_name, 1, 0.75):
-        return f": did you mean {dashes}{by_name[near[0]]}?"
-    return f": known are {', '.join(beside)}" if beside else ""
+    for pattern, plainer in PLAINER.items():
+        reason = re.sub(pattern, plainer, reason)
+    return " ".join(reason.split())

@@ -69,9 +69,10 @@ class Settings:
         """Raises ValueError for a value in place of a group of settings, which jsonargparse ignores, and for a setting
         that has no effect beside another one, unless that came in a later config."""
         for setting in self.given:
-            value = setting.value
-            if setting.key in ("trainer", "model", "data") and value and ":" not in value and not Path(value).is_file():
-                raise ValueError(f"{setting} is {value}, but must be a group of settings, as in {setting.key}: {{…}}")
+            key, value = setting.key, setting.value or "empty"
+            is_group = value.startswith("{") or ":" in value or Path(value).is_file()
+            if key in ("trainer", "model", "data") and not is_group:
+                raise ValueError(f"{setting} is {value}, but must be a group of settings, as in {key}: {{…}}")
         schedule = (config.model.get("lr_scheduler") or {}).get("init_args", {})
         overridden = {  # whether keys are overridden, their pattern, by what, and what to do instead
             r"model\.(optimizer|parameter_groups\..+)\.lr": (schedule.get("max_lr") is not None, "max_lr"),
@@ -100,6 +101,18 @@ class Settings:
         inside = tuple(f"{key}." for key in arguments)
         own = [each.key for each in defaults if not f"{each.plain}.".startswith(inside)]
         return [*own, *arguments, *(f"{key}.{name}" for key, names in arguments.items() for name in names)]
+
+    def meant(self, unknown: str, dashes: str) -> str:
+        """The end of a message about an unknown key: one with a similar last name, or those that stand beside it."""
+        parent, _, wrong = unknown.rpartition(".")
+        beside = {key.rpartition(".")[2]: key for key in self.known if key.rpartition(".")[0] == parent}
+        names = {**{key.rpartition(".")[2]: key for key in reversed(self.known)}, **beside}
+        near = [name for name in (f"max_{wrong}", f"max_{wrong}s") if name in names]
+        near = near or get_close_matches(wrong, beside, 1, 0.7) or [wrong][: wrong in names]
+        near = near or [name for name in names if name.startswith(f"{wrong}_")]
+        if near := near or get_close_matches(wrong, names, 1, 0.7):
+            return f": did you mean {dashes}{names[near[0]]}?"
+        return f": known are {', '.join([*beside.values()][:9])}{', …' * (len(beside) > 9)}" if beside else ""
 
     def with_full_names(self, args: list[str]) -> list[str]:
         """The words with the full key in place of each bare option that only one setting ends with: `--lr`, and
@@ -170,7 +183,7 @@ def _given(args: list[str]) -> Iterator[Setting]:
         value = value if equals or following.startswith("--") else following
         if key != "config":
             yield Setting(key.rstrip("+"), value)
-            yield from _of_yaml(value, key, "", FLAG) if value.startswith("{") else ()
+            yield from _of_yaml(value, key, "", FLAG) if value.startswith(("{", "[{")) else ()
         elif value.startswith("{"):  # from a checkpoint: nobody gave it
             yield from _of_yaml(value, "", "config of the checkpoint: ", -1)
         else:
@@ -206,7 +219,7 @@ def _of_yaml(text: str, prefix: str, place: str, rank: int) -> Iterator[Setting]
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise ValueError(f"{place}{line}: not valid YAML: {error.problem}") from error
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(root, yaml.CollectionNode if prefix else yaml.MappingNode):
         raise ValueError(f"{place.rstrip(':')} holds no settings: write such as `data: …`")
     yield from flat(root, prefix)
 

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -131,14 +132,16 @@ def _images(predictor: "Predictor", words: list[str]) -> "tuple[Tensor, str]":
 def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -> dict[str, Any]:
     """Plain data about the file and its checkpoint, such as the metric by which the best checkpoint was chosen."""
     import torch
+    import yaml
 
-    facts, metrics = content["data"], {}
+    classifier, facts, metrics = predictor.classifier, content["data"], {}
     directory, file = run_directory.run_dir_of(ckpt_path), Path(ckpt_path).resolve().name
     if directory and file == "best.ckpt":  # the score of other weights is not known
-        config = run_directory.read_config(directory) or {}
         score = content.get("callbacks", {}).get("Checkpoints", {}).get("best_score")
-        if score is not None and (monitor := config.get("checkpoints", {}).get("monitor")):
-            metrics[monitor] = score
+        # the file stands for itself: an edited or damaged config.yaml costs no more than the metric
+        with suppress(OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            if score is not None and (monitor := run_directory.read_config(directory)["checkpoints"]["monitor"]):
+                metrics[monitor] = score
     return {
         "litengine": __version__,
         "torch": torch.__version__,
@@ -146,8 +149,10 @@ def _settings(ckpt_path: str, content: dict[str, Any], predictor: "Predictor") -
         "checkpoint": f"{directory.parent.name}/{directory.name}/{file}" if directory else file,
         "metrics": metrics,
         "image_size": predictor.image_size,
-        "temperature": predictor.classifier.temperature,
-        **{name: facts[name] for name in ("class_names", "reading", "mean", "std", "tta") if name in facts},
+        "mean": classifier.normalize.mean.flatten().tolist(),
+        "std": classifier.normalize.std.flatten().tolist(),  # 1 where the facts have 0, a channel without variation
+        "temperature": classifier.temperature,
+        **{name: facts[name] for name in ("class_names", "reading", "tta") if name in facts},
         "network": content["network"],
     }
 

@@ -48,11 +48,15 @@ def read_result(run_dir: Path | None) -> Result:
 def read_settings(run_dir: Path) -> Any:
     """The settings of a run; a ValueError if they are missing or damaged."""
     try:
-        return read_config(run_dir)
+        settings = read_config(run_dir)
+        if missing := {"checkpoints", "trainer", "trust"} - {*(settings if isinstance(settings, dict) else ())}:
+            raise ValueError(f"it has no {', '.join(sorted(missing))}")
     except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{run_dir / CONFIG} is damaged ({error}): repair it, or remove its folder to train that run again"
+            f"{run_dir / CONFIG} is damaged ({reason}): repair it, or remove its folder to train that run again"
         ) from error
+    return settings
 
 
 def read_epochs(run_dir: Path | None) -> list[dict[str, float]]:

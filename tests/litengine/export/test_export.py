@@ -297,6 +297,20 @@ def test_it_lies_in_the_run_or_else_beside_the_checkpoint(name: str, in_a_run: b
     assert known["metrics"] == ({"val/acc": 0.75} if in_a_run and name == "best" else {})
 
 
+def test_it_can_be_divided_by_the_std_of_a_channel_without_variation() -> None:
+    facts = {"class_names": list("ABCDEFGHIJ"), "image_shape": [3, 32, 32], "mean": MEAN, "std": [0.3, 0.0, 0.4]}
+    torch.save(checkpoint_of(small(), CNN_SPEC, **facts), "flat.ckpt")
+    assert about(export("flat.ckpt", "safetensors"))["std"] == pytest.approx([0.3, 1, 0.4])
+
+
+@pytest.mark.parametrize("config", ["", "a: [", "checkpoints: 3", "name: edited\n# sha256 of all above: 0"])
+def test_a_damaged_config_beside_the_checkpoint_costs_the_metric_only(config: str) -> None:
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/config.yaml").write_text(config)
+    save(small(), CNN_SPEC, "run/checkpoints/best.ckpt", callbacks={"Checkpoints": {"best_score": 0.75}})
+    assert about(export("run/checkpoints/best.ckpt", "safetensors"))["metrics"] == {}
+
+
 # What it is compared on
 
 

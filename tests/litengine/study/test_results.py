@@ -18,14 +18,14 @@ ROWS = """epoch,step,train/loss_step,val/loss,val/acc,train/loss
 def run_dir(tmp_path):
     (tmp_path / "metrics.csv").write_text(ROWS)
     (tmp_path / "state.json").write_text(json.dumps({"mode": "max"}))
-    write_config(tmp_path, {"checkpoints": {"monitor": "val/acc", "mode": None}})
+    write_config(tmp_path, {"trainer": {}, "checkpoints": {"monitor": "val/acc", "mode": None}, "trust": []})
     return tmp_path
 
 
 def test_the_best_epoch_is_that_of_best_ckpt_the_newer_on_a_tie(run_dir):
     result = read_result(run_dir)
     assert (result.metrics["val/acc"], result.best_epoch, result.epochs, result.mode) == (0.8, 3, 4, "max")
-    write_config(run_dir, {"checkpoints": {"monitor": "val/loss", "mode": "min"}})
+    write_config(run_dir, {"trainer": {}, "checkpoints": {"monitor": "val/loss", "mode": "min"}, "trust": []})
     expected = {"epoch": 1, "step": 19, "val/loss": 1.2, "val/acc": 0.8, "train/loss": 1.1}
     assert read_result(run_dir).metrics == expected
 
@@ -60,11 +60,21 @@ def test_a_test_is_included_and_a_run_without_metrics_is_named(run_dir):
 
 
 def test_a_damaged_config_is_named(run_dir):
-    write_config(run_dir, {"checkpoints": {"monitor": "val/acc", "mode": "max"}})
+    write_config(run_dir, {"trainer": {}, "checkpoints": {"monitor": "val/acc", "mode": "max"}, "trust": []})
     config = run_dir / "config.yaml"
     config.write_text(config.read_text().replace("mode: max", "mode: min"))
     with pytest.raises(ValueError, match=r"config\.yaml is damaged \(the checksum of .* differs.*\): repair it"):
         read_result(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "it has no checkpoints, trainer, trust"), ("trainer: {}\n  max", "while parsing .*")]
+)
+def test_a_config_that_was_cut_short_is_named_in_one_line(run_dir, text, reason):
+    (run_dir / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.yaml is damaged \({reason}\): repair it") as caught:
+        read_result(run_dir)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_table_is_named(run_dir):
