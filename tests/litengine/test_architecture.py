@@ -1,4 +1,4 @@
-"""Who imports whom, what is imported at once, and how long a file is."""
+"""The imports between the parts of the engine, what one import loads, and the length of each file."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ LARGE = {  # files of more than 350 lines, each with its reason
     "network.py": "one builder, with what torchvision and timm need",
     "loggers/wandb.py": "one logger: what W&B does wrong has to be caught around each of its calls",
 }
-# who imports whom there
+# the imports that each part of data may have
 DATA = {"augment": set(), "sources": {"splits"}, "splits": set(), "loader": {"augment", "sources"}}
 
 

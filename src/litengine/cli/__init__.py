@@ -51,7 +51,7 @@ def main(model: str, data: str, args: list[str] | None = None) -> None:
         _check_verb(args)
         if args[0] == "fit" and not re.search("no_tracker|--help", " ".join(args)):
             with suppress(ImportError):
-                import_module("wandb.sdk.launch")  # it looks through all modules, which takes longer after torch
+                import_module("wandb.sdk.launch")  # it inspects all loaded modules: before torch that is quicker
         run = resolve_name(VERBS[args[0]][0])
         if run.__name__ == args[0]:
             from litengine.cli.function import call
